@@ -1,4 +1,4 @@
-"""The hash chain of events: each event is linked to the one before it of the same subject.
+"""Writer of events: it links each event to the one before it of the same subject.
 
 A writer may read the last event of a subject and append to it because it holds the lock of the
 subject's row: a transition has updated the termination's row, and the end of an operation has

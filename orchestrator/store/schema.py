@@ -137,6 +137,7 @@ terminations = Table(
     Column("in_doubt", Boolean, nullable=False),
     Column("failures", Integer, nullable=False),
     Column("run", Integer, nullable=False, server_default=text("0")),
+    Column("calls_begun_at", UtcDateTime),
     Column("first_sent_at", UtcDateTime),
     Column("acknowledged_at", UtcDateTime),
     Column("give_up_from", UtcDateTime),
@@ -164,9 +165,9 @@ terminations = Table(
     Column("escalation_round", Integer, nullable=False, server_default=text("0")),
     Column("escalation_finished_at", UtcDateTime),
     Column("asked_at", UtcDateTime),
-    Column("reading", JSON(none_as_null=True)),
-    Column("reading_at", UtcDateTime),
-    Column("read_at", UtcDateTime),
+    Column("rescan", JSON(none_as_null=True)),
+    Column("rescan_at", UtcDateTime),
+    Column("rescanned_at", UtcDateTime),
     Column("history", JSON(none_as_null=True)),
     Column("forecast_made_at", UtcDateTime),
     Column("forecast_rate_per_s", Float),
@@ -305,8 +306,8 @@ instances = Table(
 """Instances that had a machine when they were captured, and instances that were live when they were
 read again (``rescanned``).
 
-An instance that was last observed before the newest rescan (``terminations.read_at``) is not live
-any more: a job may have 200,000 instances, and the rows of stopped instances are not updated.
+An instance that was last observed before the newest rescan (``terminations.rescanned_at``) is not
+live any more: a job may have 200,000 instances, and the rows of stopped instances are not updated.
 ``machine`` is the state of its machine that CVM showed. ``last_sent_at`` is the time of the last
 call of an escalation for it, TerminateTaskInstance or TerminateInstances. An instance that runs
 again runs on another machine, which is another row.

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from orchestrator import __version__
-from orchestrator.domain.audit.verification import verify
+from orchestrator.domain.audit.certificate_verification import verify
 from tests.support.rest import OPERATIONS, Rest, assert_problem, served
 from tests.support.service import service
 

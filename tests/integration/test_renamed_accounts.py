@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain.audit.verification import verify
+from orchestrator.domain.audit.certificate_verification import verify
 from tests.support import HANG_S
 from tests.support.rest import JSON, OPERATIONS, Rest, assert_problem
 from tests.support.service import service, settings

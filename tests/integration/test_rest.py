@@ -23,7 +23,7 @@ from orchestrator.api.routes import application
 from orchestrator.api.schemas import OperationRequest
 from orchestrator.app import Environment, SystemClock, replica
 from orchestrator.cloud.transport import AiohttpTransport
-from orchestrator.domain.audit.verification import verify
+from orchestrator.domain.audit.certificate_verification import verify
 from orchestrator.domain.decisions.invariants import Invariant
 from orchestrator.domain.model.lifecycle import FINAL_STATES, State
 from orchestrator.engine.replica import partition_runner

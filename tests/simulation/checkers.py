@@ -32,7 +32,7 @@ WATCHED: Final = """
 CREATE TABLE engine_writes (partition TEXT, holder TEXT, UNIQUE (partition, holder));
 CREATE TRIGGER decided AFTER UPDATE OF state, revision, evidence, observed_at, terminate_after,
 in_doubt, capture, captured_run, machines_gone, machines_observed_at, machines_problem, revival,
-reading, read_at, escalation_finished_at, set_aside_until
+rescan, rescanned_at, escalation_finished_at, set_aside_until
 ON terminations BEGIN INSERT OR IGNORE INTO engine_writes
 SELECT name, holder FROM partitions WHERE name = NEW.partition; END;
 CREATE TRIGGER postponed AFTER UPDATE OF next_poll_at ON terminations

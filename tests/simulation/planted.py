@@ -21,7 +21,7 @@ GARBAGE: Final = {
     "tasks": "[{",
     "problem": '"text"',
     "capture": "[1]",
-    "reading": "{",
+    "rescan": "{",
     "history": '{"samples": "none"}',
     "on_submitted": "wait",
     "escalation_level": "upstairs",

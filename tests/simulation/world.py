@@ -19,7 +19,7 @@ from unittest.mock import patch
 import aiosqlite
 
 from orchestrator import app
-from orchestrator.domain.audit.verification import verify
+from orchestrator.domain.audit.certificate_verification import verify
 from orchestrator.domain.decisions import draining, unconfirmed_ends
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
 from orchestrator.domain.model import unconfirmed

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from orchestrator.cli.client.api_client import Api
 from orchestrator.cli.exit_codes import FAILED
 from orchestrator.cli.output import printing
-from orchestrator.domain.audit.verification import verify
+from orchestrator.domain.audit.certificate_verification import verify
 from orchestrator.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -29,7 +29,8 @@ window the instances are counted and the captured machines read once more, where
 live instance or a contradiction returns the job to ``draining``. ``already_finished`` needs a
 comparison with the submission, where that may be read. ``not_found``, ``refused`` for lack of
 permission, and ``unverified`` for a job that cannot be read need several agreeing answers over time
-(``confirmation``). Failed reads contradict nothing, so intermittent errors cannot postpone the end.
+(``unconfirmed_ends``). Failed reads contradict nothing, so intermittent errors cannot postpone the
+end.
 
 ``sending`` means that the outcome of TerminateJob is unknown until its result is stored. After a
 crash, a timeout or a conflict the job is read first; TerminateJob is sent again only if that read

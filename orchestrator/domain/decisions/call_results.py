@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, assert_never
 from orchestrator.domain.decisions import unconfirmed_ends
 from orchestrator.domain.decisions.transitions import (
     Decision,
+    acknowledged,
     apply_event,
     in_doubt,
     not_executed,
@@ -15,7 +16,6 @@ from orchestrator.domain.decisions.transitions import (
     schedule_poll,
     with_deadline,
     with_failure,
-    with_run,
 )
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.model.attempt import TERMINATE_JOB
@@ -51,10 +51,7 @@ def on_call_failed(
             )
             after = replace(
                 decision.after,
-                calls=replace(
-                    with_run(decision.after.calls),
-                    acknowledged_at=termination.calls.acknowledged_at or now,
-                ),
+                calls=acknowledged(decision.after.calls, termination.calls.acknowledged_at or now),
             )
             return replace(decision, after=schedule_poll(after, PollKind.SINGLE, now))
         case (
@@ -91,7 +88,11 @@ def _restore(
             next_poll_at=before.schedule.next_poll_at,
             terminate_after=before.schedule.terminate_after,
         ),
-        calls=replace(decision.after.calls, first_sent_at=before.calls.first_sent_at),
+        calls=replace(
+            decision.after.calls,
+            begun_at=before.calls.begun_at,
+            first_sent_at=before.calls.first_sent_at,
+        ),
     )
     return replace(decision, after=after)
 
@@ -101,7 +102,7 @@ def _on_call_forbidden(
 ) -> Decision:
     """Retry TerminateJob until the missing permission is confirmed, since it may be granted.
 
-    See :mod:`.confirmation`.
+    See :mod:`.unconfirmed_ends`.
     """
     updated = unconfirmed_ends.with_answer(
         termination, Verdict.FORBIDDEN, TERMINATE_JOB, now, window_s=policy.permitted_within_s

@@ -21,19 +21,19 @@ def due(termination: Termination) -> Capture:
     return capture
 
 
-def reading(termination: Termination, now: datetime) -> Capture:
+def rescan(termination: Termination, now: datetime) -> Capture:
     """Return the read of live instances to continue, or a new one."""
-    reading = termination.captures.rescan
-    if reading is not None and reading.run == termination.calls.run and reading.ended_at is None:
-        return reading
-    known = termination.captures.machines.tasks if termination.captures.machines else ()
-    return Capture(run=termination.calls.run, tasks=known, began_at=now)
+    captures, run = termination.captures, termination.calls.run
+    if captures.rescan and captures.rescan.run == run and captures.rescan.ended_at is None:
+        return captures.rescan
+    tasks = captures.machines.tasks if captures.machines else ()
+    return Capture(run=run, tasks=tasks, began_at=now)
 
 
 def too_late(termination: Termination) -> bool:
     """Return whether no instance is left whose machine could be read."""
     stopped = termination.drain.counters is not None and termination.drain.counters.live == 0
-    finished = termination.job.state is not None and termination.job.state.finished
+    finished = termination.job.finished
     return termination.state is State.SETTLING or (finished and stopped)
 
 

@@ -10,7 +10,7 @@ from orchestrator.domain.decisions import escalation, evidence
 from orchestrator.domain.decisions.instance_counts import contradiction
 from orchestrator.domain.decisions.transitions import (
     Decision,
-    after_read,
+    after_successful_read,
     apply_event,
     overdue,
     schedule_poll,
@@ -43,7 +43,7 @@ def on_job_draining(
 def _on_draining(
     termination: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Decision:
-    updated = after_read(termination, seen, problem=_conflict(termination))
+    updated = after_successful_read(termination, seen, problem=_conflict(termination))
     if evidence.proves_stopped(termination, seen):
         proven = replace(updated, evidence=evidence.NO_INSTANCE_LIVE)
         decision = apply_event(proven, Event.SEEN_STOPPED, now)
@@ -63,7 +63,7 @@ def _on_draining(
     live = seen.instances is not None and seen.instances.live > 0
     if state is not None and (state.finished or (not state.known and not live)):
         return Decision(after=_on_finished_not_stopped(termination, updated, seen, now, policy))
-    was_finished = termination.job.state is not None and termination.job.state.finished
+    was_finished = termination.job.finished
     runs = state is None or state.known
     revived = runs and was_finished and termination.evidence >= evidence.JOB_FINISHED
     revived = revived or _live_count_increased_since_call(termination, seen)
@@ -151,12 +151,10 @@ def _live_count_increased_since_call(termination: Termination, seen: JobSeen) ->
 
 def _calling_span(termination: Termination) -> timedelta:
     """Return the time from the first TerminateJob to the last one."""
-    if termination.calls.last_called_at is None or termination.schedule.give_up_at is None:
+    calls = termination.calls
+    if calls.last_called_at is None or calls.begun_at is None:
         return timedelta()
-    first_sent_at = termination.schedule.give_up_at - timedelta(
-        seconds=termination.request.give_up_after_s
-    )
-    return termination.calls.last_called_at - first_sent_at
+    return calls.last_called_at - calls.begun_at
 
 
 def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy) -> Decision:
@@ -170,7 +168,7 @@ def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy)
         return decision
     if overdue(updated, now):
         return decision
-    finished = updated.job.state is not None and updated.job.state.finished
+    finished = updated.job.finished
     untouched = not finished and seen.untouched
     if untouched and _calling_span(updated) < _call_again_after(updated):
         return decision  # TerminateJob is repeated first
@@ -199,10 +197,10 @@ def _on_finished_not_stopped(
 
     Its instances were not counted, or some are live.
     """
-    finished = updated.job.state is not None and updated.job.state.finished
+    finished = updated.job.finished
     proven = evidence.JOB_FINISHED if finished else updated.evidence
     # A job that read finished before and waits for TerminateJob had an instance run again.
-    again = termination.job.state is not None and termination.job.state.finished
+    again = termination.job.finished
     terminate_after = termination.schedule.terminate_after if again else None
     updated = replace(
         updated,

@@ -16,7 +16,7 @@ from orchestrator.domain.decisions.capture_coverage import submission_unread
 from orchestrator.domain.decisions.instance_counts import contradiction, known_instances
 from orchestrator.domain.decisions.transitions import (
     Decision,
-    after_read,
+    after_successful_read,
     apply_event,
     given_up,
     overdue,
@@ -43,7 +43,7 @@ def on_job_settling(
     termination: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Decision:
     """Decide on a read of a job in its settle window."""
-    updated = after_read(termination, seen)
+    updated = after_successful_read(termination, seen)
     state = updated.job.state
     if state is None or (state.known and not state.finished) or seen.terminating:
         return _on_revived(updated, now, policy)

@@ -85,7 +85,9 @@ def apply_event(
         priority=schedule.priority and state in BEFORE_EFFECT,
     )
     if state is State.SENDING:
-        calls = replace(calls, first_sent_at=calls.first_sent_at or now)
+        calls = replace(
+            calls, begun_at=calls.begun_at or now, first_sent_at=calls.first_sent_at or now
+        )
     if state is State.HELD and schedule.give_up_at is None:
         schedule = replace(schedule, give_up_at=_deadline(termination, now))
     after = replace(
@@ -148,7 +150,7 @@ def with_observation(termination: Termination, seen: JobSeen) -> Termination:
     )
 
 
-def after_read(
+def after_successful_read(
     termination: Termination, seen: JobSeen, *, problem: ErrorDetail | None = None
 ) -> Termination:
     """Return the termination with the values of this read, which ends a row of failures."""
@@ -209,9 +211,12 @@ def not_executed(termination: Termination, now: datetime, policy: Policy, *, why
     """
     decision = apply_event(termination, Event.CALL_NOT_EXECUTED, now, why=why)
     after = schedule_poll(decision.after, PollKind.BATCH, now + backoff(termination, policy))
+    calls = after.calls
+    if calls.acknowledged_at is None:
+        calls = replace(calls, begun_at=None)
     if after.schedule.give_up_at is None:
-        after = replace(after, calls=replace(after.calls, first_sent_at=None))
-    return replace(decision, after=after)
+        calls = replace(calls, first_sent_at=None)
+    return replace(decision, after=replace(after, calls=calls))
 
 
 def in_doubt(termination: Termination, at: datetime) -> Termination:
@@ -235,9 +240,14 @@ def accepted(termination: Termination, now: datetime, policy: Policy) -> Decisio
             next_poll_at=now + timedelta(seconds=policy.batch_interval_s),
             failures=0,
         ),
-        calls=replace(with_run(decision.after.calls), acknowledged_at=now),
+        calls=acknowledged(decision.after.calls, now),
     )
     return replace(decision, after=after)
+
+
+def acknowledged(calls: TerminateCalls, now: datetime) -> TerminateCalls:
+    """Return the calls of a job for which the cloud acknowledged TerminateJob, or acts on it."""
+    return replace(with_run(calls), begun_at=calls.begun_at or now, acknowledged_at=now)
 
 
 def with_run(calls: TerminateCalls) -> TerminateCalls:
@@ -246,7 +256,7 @@ def with_run(calls: TerminateCalls) -> TerminateCalls:
 
 
 def start_new_run(termination: Termination) -> Termination:
-    """Return the termination of a revived job, whose machines must be captured again."""
+    """Return the termination of a job that runs again, or still, with its machines uncaptured."""
     return replace(
         termination,
         calls=replace(termination.calls, run=termination.calls.run + 1, first_sent_at=None),

@@ -91,7 +91,7 @@ class Revival:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TerminationRequest:
-    """What the operations that want the job stopped have asked for, in seconds."""
+    """What the operations that want the job stopped have asked for."""
 
     created_at: datetime
     settle_s: float
@@ -118,6 +118,11 @@ class JobStatus:
     """EndTime as the last batch poll showed it; a later change means that the job ran again."""
     next_action: str | None = None
     observed_at: datetime | None = None
+
+    @property
+    def finished(self) -> bool:
+        """True if the job reads finished."""
+        return self.state is not None and self.state.finished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,9 +170,12 @@ class TerminateCalls:
     """The TerminateJob requests for the job."""
 
     run: int = 0
-    """Number of times the job was observed to start running; machines are captured once per run."""
+    """Number of times the job was found running, at first, revived, or in spite of TerminateJob;
+    its machines are captured once per run."""
+    begun_at: datetime | None = None
+    """Time of the first TerminateJob of any run, or of the observation that one acts."""
     first_sent_at: datetime | None = None
-    """Time at which the first TerminateJob of this run was sent."""
+    """Time of the first TerminateJob of this run."""
     acknowledged_at: datetime | None = None
     """Time at which the cloud last acknowledged TerminateJob, or was observed to act on it."""
     in_doubt: bool = False
@@ -220,7 +228,7 @@ class RevivalWatch:
 class Termination:
     """One job to be stopped.
 
-    ``revision`` grows with every change of state; a write names the revision it was decided on.
+    ``revision`` grows with every event; a write names the revision it was decided on.
     """
 
     id: str

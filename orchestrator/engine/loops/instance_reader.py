@@ -86,7 +86,7 @@ class InstanceReader:
             for termination in to_capture
         ]
         reads += [
-            _InstanceRead(termination, capture_coverage.reading(termination, now), rescan=True)
+            _InstanceRead(termination, capture_coverage.rescan(termination, now), rescan=True)
             for termination in to_read
         ]
         blocked_s, waits = list[float](), False

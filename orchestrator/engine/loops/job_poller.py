@@ -12,7 +12,7 @@ from orchestrator.domain.model.observation import JobsRefused, JobUnlisted
 from orchestrator.domain.model.termination import PollFilter, PollKind
 from orchestrator.domain.pacing.polling import batch_due_at
 from orchestrator.engine.paced_calls import JOBS_PER_CALL, DescribeJobsCalls
-from orchestrator.engine.runtime.faulty_ids import SuspectJobs, Verdict
+from orchestrator.engine.runtime.faulty_ids import Blame, SuspectJobs
 from orchestrator.engine.runtime.loop import LoopKind
 
 if TYPE_CHECKING:
@@ -96,10 +96,10 @@ class JobPoller:
             seen = await self._calls.states(rows)
         except CloudError as error:
             match self._suspects.failed(rows, turn, error):
-                case Verdict.APART:
+                case Blame.APART:
                     until = partition.clock.now() + timedelta(seconds=SUSPECTED_S)
                     await partition.store.postpone([row.id for row in rows], until)
-                case Verdict.BLAMED:
+                case Blame.BLAMED:
                     await partition.together(
                         [(row, JobsRefused()) for row in rows], partition.apply_observations
                     )

@@ -181,7 +181,7 @@ class JobProber:
     def _limiters_for(self, termination: Termination) -> list[RateLimiter]:
         if termination.schedule.poll_kind is PollKind.SUBMIT_INFO:
             return [self._submission_limiter]
-        finished = termination.job.state is not None and termination.job.state.finished
+        finished = termination.job.finished
         followed = termination.state in (State.DRAINING, State.SETTLING)
         if followed and finished and _only_task(termination) is not None:
             forbidden = self._partition.forbids("DescribeJob")

@@ -77,7 +77,7 @@ class BatchSize:
         return asked == 1
 
 
-class Verdict(Enum):
+class Blame(Enum):
     """What becomes of the jobs of a call that failed."""
 
     UNCHANGED = auto()
@@ -127,20 +127,20 @@ class SuspectJobs:
         if rows[0].id in self._faulty:
             self._faulty.remove(rows[0].id)
 
-    def failed(self, rows: Sequence[Termination], kind: Hashable, error: CloudError) -> Verdict:
+    def failed(self, rows: Sequence[Termination], kind: Hashable, error: CloudError) -> Blame:
         """Record that a call for these jobs failed, and return what becomes of them.
 
         A job that alone fails is blamed only while other calls work, unless it is refused.
         """
         if error.kind in NOT_EXECUTED:
-            return Verdict.UNCHANGED
+            return Blame.UNCHANGED
         if error.kind in REFUSALS:
             return self._refused(rows, error)
         self._failures[kind] += 1
         faulty = rows[0].id in self._faulty
         often = self._failures[kind] >= SUSPECT_AFTER_FAILURES and not self._groups
         if rows is not self.next_group() and not faulty and not often:
-            return Verdict.UNCHANGED
+            return Blame.UNCHANGED
         self._remove(rows)
         worked_recently = self._clock.monotonic() - self._worked_at <= WORKED_RECENTLY_S
         if len(rows) > 1 or not worked_recently:
@@ -154,9 +154,9 @@ class SuspectJobs:
                 rows[0].job_id,
                 error,
             )
-        return Verdict.BLAMED
+        return Blame.BLAMED
 
-    def _refused(self, rows: Sequence[Termination], error: CloudError) -> Verdict:
+    def _refused(self, rows: Sequence[Termination], error: CloudError) -> Blame:
         self._remove(rows)
         self._refusals += 1
         forbidden = self._worked_at == -math.inf and self._refusals >= REFUSED_MAX
@@ -169,7 +169,7 @@ class SuspectJobs:
                 error.advice or "",
             )
         if forbidden or len(rows) <= SUSPECTS_MAX:
-            return Verdict.BLAMED
+            return Blame.BLAMED
         return self._halve(rows)
 
     def _remove(self, rows: Sequence[Termination]) -> None:
@@ -177,7 +177,7 @@ class SuspectJobs:
         if rows is self.next_group():
             self._groups.popleft()
 
-    def _halve(self, rows: Sequence[Termination]) -> Verdict:
+    def _halve(self, rows: Sequence[Termination]) -> Blame:
         half = len(rows) // 2
         self._groups += [part for part in (rows[:half], rows[half:]) if part]
-        return Verdict.APART
+        return Blame.APART

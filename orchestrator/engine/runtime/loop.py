@@ -24,9 +24,9 @@ K = TypeVar("K")
 FAILURE_BASE_S = 0.5
 FAILURE_MAX_S = 5.0
 FAILING_AFTER = 3
-"""Failures in a row after which a loop counts as failing: about three seconds."""
+"""Failures in a row after which a loop counts as failing: about a second of pauses."""
 PAUSE_S = 5.0
-"""Pause of a loop after the result of a call could not be stored."""
+"""Pause of background tasks after the database could not be used (``BackgroundTasks.pause_s``)."""
 IDLE_MAX_S = 5.0
 """Longest wait of a loop without work before its next step; a wake-up only shortens it."""
 

@@ -138,6 +138,6 @@ def _remaining(termination: Termination) -> str:
     if termination.job.next_action:
         pending = f"the pending {termination.job.next_action}"
         return f"{pending} to end; no instance was live at the last count"
-    if termination.job.state is not None and termination.job.state.finished:
+    if termination.job.finished:
         return "a count that proves all instances stopped; none was live at the last count"
     return "the job to finish; no instance was live at the last count"

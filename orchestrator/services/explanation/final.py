@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 def explain_verified(termination: Termination, _: ExplanationContext) -> Explanation:
-    read_at, settle_until = termination.job.observed_at, termination.schedule.settle_until
-    settled = read_at is not None and settle_until is not None and read_at >= settle_until
+    counted_at, settle_until = termination.drain.counted_at, termination.schedule.settle_until
+    settled = counted_at is not None and settle_until is not None and counted_at >= settle_until
     since = "also after the settle window" if settled else "and the job was deleted since"
     return Explanation(
         waiting_for=f"nothing: every instance was observed stopped, {since}; "

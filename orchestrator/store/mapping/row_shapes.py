@@ -103,7 +103,7 @@ _DOCUMENTS: Final[Mapping[str, TypeAdapter[Any]]] = {
     "machines_problem": TypeAdapter(_Problem),
     "unconfirmed": TypeAdapter(_Unconfirmed),
     "capture": TypeAdapter(_Capture),
-    "reading": TypeAdapter(_Capture),
+    "rescan": TypeAdapter(_Capture),
     "history": TypeAdapter(_History),
     "revival": TypeAdapter(_Revival),
 }

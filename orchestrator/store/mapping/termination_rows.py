@@ -64,6 +64,7 @@ SET_BY_ENGINE: Final = (
     "in_doubt",
     "failures",
     "run",
+    "calls_begun_at",
     "first_sent_at",
     "acknowledged_at",
     "give_up_from",
@@ -109,7 +110,7 @@ def to_row(termination: Termination) -> dict[str, Any]:
     row["unconfirmed"] = _unconfirmed_to_row(row["unconfirmed"]) if row["unconfirmed"] else None
     row["give_up_from"] = _shifted(row.pop("give_up_at"), -termination.request.give_up_after_s)
     row["settle_from"] = _shifted(row.pop("settle_until"), -termination.request.settle_s)
-    for name in ("capture", "reading"):
+    for name in ("capture", "rescan"):
         row[name] = capture_to_row(row[name]) if row[name] else None
     machines = row.pop("machines")
     row |= {f"machines_{name}": getattr(machines, name) for name in _MACHINES}
@@ -274,6 +275,7 @@ _RENAMED: Final = {
         "counted_at": "instances_observed_at",
         "submitted": "instances_submitted",
     },
+    "calls": {"begun_at": "calls_begun_at"},
     "escalation": {
         "level": "escalation_level",
         "started_at": "escalation_started_at",
@@ -283,8 +285,6 @@ _RENAMED: Final = {
     "captures": {
         "machines": "capture",
         "awaited": "awaits_capture",
-        "rescan": "reading",
-        "rescanned_at": "read_at",
     },
     "watch": {"checked_at": "revival_checked_at"},
 }
@@ -315,7 +315,7 @@ _READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
             ("unconfirmed", _unconfirmed),
             ("escalation_level", EscalationLevel),
             ("capture", _capture),
-            ("reading", _capture),
+            ("rescan", _capture),
             ("history", _history),
             ("revival", _revival),
         )

@@ -51,7 +51,7 @@ _MOVED_TIMES: Final = [
     if isinstance(column.type, UtcDateTime) and column.name not in _UNMOVED_TIMES
 ]
 _PLANNED_TIMES: Final = (
-    *(_T.next_poll_at, _T.terminate_after, _T.capture_at, _T.reading_at, _T.revival_checked_at),
+    *(_T.next_poll_at, _T.terminate_after, _T.capture_at, _T.rescan_at, _T.revival_checked_at),
     _T.set_aside_until,
 )
 _LATEST_TIME: Final = literal_column("'9999-12-31 23:59:59.999999'", UtcDateTime())
@@ -59,7 +59,7 @@ _LATEST_TIME: Final = literal_column("'9999-12-31 23:59:59.999999'", UtcDateTime
 _INSTANCE_TIMES: Final = [column for column in instances.c if isinstance(column.type, UtcDateTime)]
 _DOCUMENT_TIMES: Final = {
     "capture": ("counted_at", "began_at", "ended_at"),
-    "reading": ("counted_at", "began_at", "ended_at"),
+    "rescan": ("counted_at", "began_at", "ended_at"),
     "unconfirmed": ("since", "last_at", "until"),
 }
 """JSON columns, each with the names of the times in it."""

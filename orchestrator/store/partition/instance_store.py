@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import or_, select, update
 
 from orchestrator.domain.model.error_detail import ErrorDetail
-from orchestrator.store.partition import escalations, machine_captures
+from orchestrator.store.partition import machine_captures, stragglers
 from orchestrator.store.partition.fenced import CUTOFF, IN_PARTITION, LIMIT, Fenced, tagged_union
 from orchestrator.store.schema import terminations
 from orchestrator.store.terminations.turns import DISPATCH_ORDER
@@ -39,7 +39,7 @@ _TO_CAPTURE = (
     .order_by(*DISPATCH_ORDER)
     .limit(LIMIT)
 )
-_TO_CAPTURE_OR_RESCAN = tagged_union(_TO_CAPTURE, escalations.DUE_FOR_RESCAN)
+_TO_CAPTURE_OR_RESCAN = tagged_union(_TO_CAPTURE, stragglers.DUE_FOR_RESCAN)
 
 
 class SqlInstanceStore(Fenced):
@@ -78,43 +78,41 @@ class SqlInstanceStore(Fenced):
         due_at: datetime | None,
     ) -> None:
         await self._write(
-            lambda transaction: escalations.read(transaction, before, after, page, due_at=due_at),
+            lambda transaction: stragglers.read(transaction, before, after, page, due_at=due_at),
             terminations.c.id == before.id,
         )
 
     async def next_escalation_target(self) -> Straggler | RoundFinished | None:
         async with self._database.read() as connection:
-            return await escalations.next_escalation_target(connection, self.in_partition)
+            return await stragglers.next_escalation_target(connection, self.in_partition)
 
     async def end_round(self, finished: RoundFinished, at: datetime) -> None:
         await self._write(
-            lambda transaction: escalations.end_round(transaction, finished, at),
+            lambda transaction: stragglers.end_round(transaction, finished, at),
             terminations.c.id == finished.termination_id,
         )
 
     async def close_orphaned_attempts(self, under_way: Collection[Straggler], at: datetime) -> None:
         async with self._database.read() as connection:
-            orphaned = await escalations.find_orphaned_attempts(
+            orphaned = await stragglers.find_orphaned_attempts(
                 connection, under_way, self._fence.partition
             )
         if not orphaned:
             return
 
         await self._write(
-            lambda transaction: escalations.close_orphaned_attempts(transaction, orphaned, at)
+            lambda transaction: stragglers.close_orphaned_attempts(transaction, orphaned, at)
         )
 
     async def start(self, straggler: Straggler, at: datetime) -> None:
         await self._write(
-            lambda transaction: escalations.start(
-                transaction, straggler, self._fence.partition, at
-            ),
+            lambda transaction: stragglers.start(transaction, straggler, self._fence.partition, at),
             terminations.c.id == straggler.termination_id,
         )
 
     async def finish(self, straggler: Straggler, answer: AttemptResult, *, again: bool) -> None:
         await self._write(
-            lambda transaction: escalations.finish(transaction, straggler, answer, again=again),
+            lambda transaction: stragglers.finish(transaction, straggler, answer, again=again),
             terminations.c.id == straggler.termination_id,
         )
 

@@ -65,7 +65,7 @@ class _Drain:
     """A drain that has ended: how long it took, and which operations of the page wanted it."""
 
     seconds: int
-    operation_ids: set[str]
+    operation_ids: set[str | None]
 
 
 def _by_bucket(drains: Iterable[_Drain]) -> Counter[int]:

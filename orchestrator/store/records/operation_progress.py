@@ -57,7 +57,7 @@ _T = terminations.c
 _DRAINING: Final = _T.state == State.DRAINING
 _STALLED: Final = and_(_DRAINING, _T.forecast_stalled_since.is_not(None))
 _MOVING: Final = and_(_DRAINING, _T.forecast_stalled_since.is_(None))
-_ENDING: Final = and_(_DRAINING, _T.forecast_p90_at.is_not(None))
+_ENDING: Final = and_(_MOVING, _T.forecast_p90_at.is_not(None))
 
 
 def _progress_bucket(now: datetime) -> ColumnElement[str | None]:

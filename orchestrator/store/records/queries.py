@@ -219,8 +219,8 @@ class SqlRecords:
         states: Collection[JobState] | None,
         machine: MachineStatus | None,
     ) -> list[InstanceRecord]:
-        read_at, observed_at = terminations.c.read_at, instances.c.observed_at
-        state = case((or_(read_at.is_(None), observed_at >= read_at), instances.c.state))
+        rescanned_at, observed_at = terminations.c.rescanned_at, instances.c.observed_at
+        state = case((or_(rescanned_at.is_(None), observed_at >= rescanned_at), instances.c.state))
         query = (
             select(instances, state.label("newest_state"))
             .join(terminations, terminations.c.seq == instances.c.termination_seq)

@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import event, insert, text, update
 from sqlalchemy.exc import IntegrityError
 
+from orchestrator.domain.audit.certificate_verification import verify
 from orchestrator.domain.audit.hash_chain import lines_sha256
-from orchestrator.domain.audit.verification import verify
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind, NotFound
 from orchestrator.domain.model.attempt import AttemptResult, NewAttempt

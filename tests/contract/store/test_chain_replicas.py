@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import select
 
-from orchestrator.domain.audit.verification import verify
+from orchestrator.domain.audit.certificate_verification import verify
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.leasing.lease import FencingToken

@@ -555,7 +555,7 @@ def test_a_passed_deadline_is_stated_once(
     [
         (
             State.VERIFIED,
-            {"observed_at": later(5), "settle_until": later(5)},
+            {"instances_observed_at": later(5), "settle_until": later(5)},
             "every instance was observed stopped, also after the settle window",
         ),
         (

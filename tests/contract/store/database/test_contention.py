@@ -80,7 +80,8 @@ async def test_a_write_that_always_conflicts_fails_alone_and_in_time(
             await losing
         assert await written_names(database) == {"a", "b"}
     assert tries[-1] - began >= module.CONTENDED_MAX_S - module.CONTENDED_PAUSE_MAX_S
-    assert tries[-1] - tries[0] < module.CONTENDED_MAX_S
+    # Another try follows in time only; a busy machine may begin it later.
+    assert tries[-2] - tries[0] < module.CONTENDED_MAX_S
     ((level, said),) = logged(caplog)
     assert level == "ERROR"
     # The first time it shared a transaction.

@@ -33,14 +33,14 @@ STEP_S = 8 * 3600
 HOUR = timedelta(hours=1)
 STAYS = ("created_at", "not_before", "finished_at")
 PLANNED = (
-    *("next_poll_at", "terminate_after", "capture_at", "reading_at", "revival_checked_at"),
+    *("next_poll_at", "terminate_after", "capture_at", "rescan_at", "revival_checked_at"),
     "set_aside_until",
 )
 TIMES = [column.name for column in terminations.c if isinstance(column.type, UtcDateTime)]
 OF_INSTANCES = [column.name for column in instances.c if isinstance(column.type, UtcDateTime)]
 IN_DOCUMENTS = {
     "capture": [each.name for each in fields(Capture) if "datetime" in str(each.type)],
-    "reading": [each.name for each in fields(Capture) if "datetime" in str(each.type)],
+    "rescan": [each.name for each in fields(Capture) if "datetime" in str(each.type)],
     "unconfirmed": [each.name for each in fields(Unconfirmed) if "datetime" in str(each.type)],
 }
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from orchestrator.domain.audit.caveats import REVIVED
-from orchestrator.domain.audit.verification import verify
+from orchestrator.domain.audit.certificate_verification import verify
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.decisions.revival import check_counted, check_listed
 from orchestrator.domain.errors import LeaseLost

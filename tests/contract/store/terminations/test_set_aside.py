@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MUCH_LATER: Final = later(10**9)
 BAD, GOOD, OTHER = "job-bad", "job-good", "job-other"
 DOCUMENTS: Final = (
-    *("instances", "tasks", "problem", "capture", "reading", "machines_problem", "history"),
+    *("instances", "tasks", "problem", "capture", "rescan", "machines_problem", "history"),
     *("revival", "unconfirmed"),
 )
 ANYWHERE: Final = [

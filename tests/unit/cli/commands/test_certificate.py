@@ -158,7 +158,7 @@ def test_nothing_of_the_daemon_is_needed_to_verify(file):
     """Not even the libraries of the daemon are imported."""
     program = (
         "import sys; from pathlib import Path;"
-        "from orchestrator.domain.audit.verification import verify;"
+        "from orchestrator.domain.audit.certificate_verification import verify;"
         "print(verify(Path(sys.argv[1]).read_bytes()), 'aiohttp' in sys.modules)"
     )
     result = subprocess.run(

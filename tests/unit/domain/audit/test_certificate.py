@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator.domain.audit.caveats import REVIVED
 from orchestrator.domain.audit.certificate import FORMAT
+from orchestrator.domain.audit.certificate_verification import verify
 from orchestrator.domain.audit.hash_chain import canonical
-from orchestrator.domain.audit.verification import verify
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
 from orchestrator.domain.model.error_detail import ErrorDetail

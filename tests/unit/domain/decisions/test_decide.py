@@ -481,7 +481,8 @@ def drained_for(seconds: float, **changes: Any) -> Termination:
     """Return a draining job, first terminated 600 s ago, last acknowledged ``seconds`` ago."""
     values: dict[str, Any] = {
         "acknowledged_at": later(-seconds),
-        "give_up_at": later(3600 - 600),
+        "calls_begun_at": later(-600),
+        "give_up_at": later(3600),
         "evidence": 1,
     }
     return termination(State.DRAINING, **(values | changes))
@@ -505,8 +506,14 @@ def drained_for(seconds: float, **changes: Any) -> Termination:
         (drained_for(0, job_state=FAILED, evidence=2), batch_read(SUBMITTED), False),
         (drained_for(600, first_sent_at=later(-300)), read(RUNNING, LIVE), True),
         (drained_for(600, first_sent_at=later(-299)), read(RUNNING, LIVE), False),
-        (drained_for(60, give_up_at=later(3540)), read(RUNNING, LIVE), True),
-        (drained_for(59, give_up_at=later(3541)), read(RUNNING, LIVE), False),
+        (drained_for(60, calls_begun_at=later(-60)), read(RUNNING, LIVE), True),
+        (drained_for(59, calls_begun_at=later(-59)), read(RUNNING, LIVE), False),
+        # It was held for half an hour before, in which its deadline had begun.
+        (
+            drained_for(60, calls_begun_at=later(-60), give_up_at=later(1740)),
+            read(RUNNING, LIVE),
+            True,
+        ),
         (drained_for(300), read(RUNNING, LIVE, next_action="TERMINATING"), False),
         (drained_for(300), read(RUNNING, STOPPED), False),
         (drained_for(300), read(RUNNING, None), False),
@@ -532,6 +539,25 @@ def test_a_job_that_runs_on_with_nothing_pending_is_called_again_after_longer_an
     decision = decide(before, seen, NOW, POLICY)
     assert decision.event is None
     assert (decision.after.schedule.terminate_after is not None) is again
+
+
+def test_the_first_call_is_remembered_over_all_runs() -> None:
+    sent = decide(termination(terminate_after=NOW), CallStarted(), NOW, POLICY).after
+    draining = decide(sent, CallAccepted("r-1"), NOW, POLICY).after
+    revived = decide(
+        replace(draining, evidence=2, job=replace(draining.job, state=FAILED)),
+        batch_read(RUNNING),
+        later(50),
+        POLICY,
+    ).after
+    again = decide(revived, CallStarted(), later(60), POLICY).after
+    assert (again.calls.run, again.calls.begun_at, again.calls.first_sent_at) == (2, NOW, later(60))
+
+
+def test_a_first_call_that_never_left_is_none() -> None:
+    sent = decide(termination(State.QUEUED, terminate_after=NOW), CallStarted(), NOW, POLICY).after
+    error = CloudError(kind=CloudErrorKind.NOT_SENT, code="Client.NoConnection", message="")
+    assert decide(sent, call_failed(error), later(1), POLICY).after.calls.begun_at is None
 
 
 def test_a_job_revived_into_submitted_is_called_once_it_has_left_that() -> None:

@@ -31,7 +31,13 @@ from tests.unit.domain.build import (
 )
 
 ESCALATION = EscalationPolicy(after_s=60.0, instances_max=4, rounds_max=2)
-STUCK = termination(State.DRAINING, instances=LIVE, acknowledged_at=NOW, last_progress_at=later(10))
+STUCK = termination(
+    State.DRAINING,
+    instances=LIVE,
+    calls_begun_at=NOW,
+    acknowledged_at=NOW,
+    last_progress_at=later(10),
+)
 IN_ROUND_1 = replace(
     STUCK,
     escalation=replace(
@@ -362,25 +368,25 @@ def test_a_termination_that_is_given_up_is_not_escalated() -> None:
     ("known", "said"),
     [
         ({}, "will be sent for each instance once the instances are read"),
-        ({"read_at": later(69)}, "will be sent for each instance once the instances are read"),
+        ({"rescanned_at": later(69)}, "will be sent for each instance once the instances are read"),
         (
-            {"reading": UNREADABLE},
+            {"rescan": UNREADABLE},
             (
                 "will be sent for each instance once the instances are read, but reading them "
                 "fails: Some.Code: why"
             ),
         ),
-        ({"read_at": later(70)}, "is being sent for each instance"),
+        ({"rescanned_at": later(70)}, "is being sent for each instance"),
         (
-            {"read_at": later(70), "escalation_finished_at": later(75)},
+            {"rescanned_at": later(70), "escalation_finished_at": later(75)},
             "was sent (`attempts` has ",
         ),
         (
-            {"reading": UNREADABLE, "escalation_finished_at": later(75)},
+            {"rescan": UNREADABLE, "escalation_finished_at": later(75)},
             ("was sent for no instance, because the instances could not be read: Some.Code: why"),
         ),
         (
-            {"reading": UNREADABLE, "state": State.UNVERIFIED, "next_poll_at": None},
+            {"rescan": UNREADABLE, "state": State.UNVERIFIED, "next_poll_at": None},
             "was not sent for every instance before the end; reading the instances had failed: ",
         ),
         (

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from orchestrator.domain.errors import CloudError, CloudErrorKind, StoreUnavailable
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import PollKind
+from orchestrator.engine.paced_calls import BACKOFF_BASE_S
 from orchestrator.engine.runtime.loop import run_until
 from orchestrator.store.partition.partition_store import PartitionStore
 from tests.support.partition_world import AMPLE, JOB, NoJitter, PartitionWorld, job_ids
@@ -186,9 +187,18 @@ async def test_a_wake_up_does_not_shorten_the_backoff_of_failing_polls(
     loop = asyncio.create_task(
         run_until(asyncio.Event(), world.job_poller, world.clock, NoJitter(), {})
     )
-    for _ in range(40):
-        if await world.clock.waits.get() > 0:
-            world.job_poller.wake.set()
+
+    async def waits_s() -> float:
+        while (seconds := await world.clock.waits.get()) == 0:
+            pass
+        return seconds
+
+    unwoken_s = await waits_s()
+    assert unwoken_s < BACKOFF_BASE_S
+    world.clock.advance(unwoken_s)
+    world.job_poller.wake.set()
+    # The rest of the pause, which the wake-up ends, and after another step the rest once more.
+    assert await waits_s() == pytest.approx(await waits_s())
     loop.cancel()
     await asyncio.gather(loop, return_exceptions=True)
     assert len(world.calls("DescribeJobs")) == 1

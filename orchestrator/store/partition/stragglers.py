@@ -44,12 +44,12 @@ DUE_FOR_RESCAN = (
         IN_PARTITION,
         TO_RESCAN,
         or_(_T.instances_live.is_(None), _T.instances_live.between(1, READ_MAX_INSTANCES)),
-        or_(_T.reading_at.is_(None), _T.reading_at <= CUTOFF),
+        or_(_T.rescan_at.is_(None), _T.rescan_at <= CUTOFF),
         or_(
-            _T.read_at.is_(None),
-            _T.read_at < _T.escalation_started_at,
-            _T.read_at < _T.asked_at,
-            and_(_T.escalation_started_at.is_not(None), _T.read_at < _T.last_progress_at),
+            _T.rescanned_at.is_(None),
+            _T.rescanned_at < _T.escalation_started_at,
+            _T.rescanned_at < _T.asked_at,
+            and_(_T.escalation_started_at.is_not(None), _T.rescanned_at < _T.last_progress_at),
         ),
     )
     .order_by(*DISPATCH_ORDER)
@@ -66,7 +66,7 @@ _ROUND_READY = (
     IN_PARTITION,
     TO_RESCAN,
     _T.state == State.DRAINING,
-    _T.read_at >= _T.escalation_started_at,
+    _T.rescanned_at >= _T.escalation_started_at,
     _ROUND_UNFINISHED,
 )
 # An attempt for one instance or machine without an answer.
@@ -89,7 +89,7 @@ _REMAINING = and_(
     instances.c.termination_seq == _T.seq,
     RESCANNED,
     instances.c.state.in_(LIVE),
-    instances.c.observed_at >= _T.read_at,
+    instances.c.observed_at >= _T.rescanned_at,
     or_(instances.c.last_sent_at.is_(None), instances.c.last_sent_at < _T.escalation_started_at),
     or_(
         _T.escalation_level == EscalationLevel.INSTANCES,
@@ -135,20 +135,20 @@ async def read(
     level at which manual action is required.
     """
     found = await transaction.execute(
-        select(_T.seq, _T.reading).where(_T.id == before.id, _T.partition == before.partition)
+        select(_T.seq, _T.rescan).where(_T.id == before.id, _T.partition == before.partition)
     )
     row = found.one_or_none()
     known = before.captures.rescan
-    if row is None or row.reading != (known and capture_to_row(known)):
+    if row is None or row.rescan != (known and capture_to_row(known)):
         return
-    changes: dict[str, Any] = {"reading": capture_to_row(after), "reading_at": due_at}
+    changes: dict[str, Any] = {"rescan": capture_to_row(after), "rescan_at": due_at}
     if page is not None and page.instances:
         task = next(task for task in after.tasks if task.name == page.task.name)
         new, _ = await write_instances(transaction, row.seq, task, page, rescanned=True)
         if task.env_id is None:
             changes["machines_total"] = _T.machines_total + new
     if after.ended_at is not None and after.problem is None:
-        changes["read_at"] = after.began_at
+        changes["rescanned_at"] = after.began_at
     await transaction.execute(update(terminations).where(_T.seq == row.seq).values(changes))
     if after.ended_at is not None and after.problem is not None:
         its_round = update(terminations).where(

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from orchestrator.domain.audit import certificate
 from orchestrator.domain.audit.caveats import conclusion, verdict
+from orchestrator.domain.audit.certificate_verification import verify
 from orchestrator.domain.audit.hash_chain import Head, canonical, lines_sha256, sha256
-from orchestrator.domain.audit.verification import verify
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.observation import CallStarted
