@@ -51,7 +51,9 @@ SELECT name, holder FROM partitions WHERE name = NEW.partition; END;
 """
 """Partitions a transaction decides for, and their holders then; the database records it."""
 HARMLESS: Final = ("", Fault.CHARSET)
-ANSWERS_A_LOOK: Final = ("OK", "ResourceNotFound.Job", "UnauthorizedOperation")
+STATE_READS: Final = ("DescribeJob", "DescribeJobs", "DescribeTask")
+"""Actions that show whether a job runs; DescribeJobSubmitInfo does not."""
+ANSWERS_A_READ: Final = ("OK", "ResourceNotFound.Job", "UnauthorizedOperation")
 STOPPED: Final = (State.VERIFIED, State.ALREADY_FINISHED)
 
 
@@ -215,8 +217,8 @@ class Checkers:
     def _shows(self, call: Call) -> bool:
         """Return whether a replica received the states of these jobs."""
         return (
-            call.action.startswith("Describe")
-            and call.code in ANSWERS_A_LOOK
+            call.action in STATE_READS
+            and call.code in ANSWERS_A_READ
             and call.fault in HARMLESS
             and call.request_id not in self._world.network.unreceived
         )
