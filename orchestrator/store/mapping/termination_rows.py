@@ -90,6 +90,21 @@ instances and machines and terminate the remaining ones.
 A deadline is stored as the time it counts from. Its length belongs to the request, and another
 request may extend it at any time, also while a decision is being made without knowing that.
 """
+SET_BY_COUNT: Final = (
+    "instances",
+    "instances_total",
+    "instances_live",
+    "instances_observed_at",
+    "tasks",
+    "last_progress_at",
+    "history",
+    "forecast_made_at",
+    "forecast_rate_per_s",
+    "forecast_p50_at",
+    "forecast_p90_at",
+    "forecast_stalled_since",
+)
+"""Those of these columns that only a read with instance counters changes while a job drains."""
 _CAPTURE_TIMES: Final = ("counted_at", "began_at", "ended_at")
 _MACHINES: Final = ("total", "up", "gone", "listed", "observed_at", "all_observed_at")
 _UNCONFIRMED_TIMES: Final = ("since", "last_at", "until")

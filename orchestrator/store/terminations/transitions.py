@@ -11,7 +11,7 @@ from orchestrator.domain.clock_steps import elapsed_s
 from orchestrator.domain.decisions import invariants
 from orchestrator.domain.model.lifecycle import PROVEN_STATES, State
 from orchestrator.domain.model.operation import outcome
-from orchestrator.store.mapping.termination_rows import SET_BY_ENGINE, to_row
+from orchestrator.store.mapping.termination_rows import SET_BY_COUNT, SET_BY_ENGINE, to_row
 from orchestrator.store.schema import operation_terminations, operations, terminations
 from orchestrator.store.terminations import milestones, turns
 from orchestrator.store.terminations.set_aside import CLEARED
@@ -61,6 +61,26 @@ _UPDATE_IF_NOT_POLLED_SINCE = _UPDATE_IF_UNCHANGED.where(
 )
 """Does not overwrite the observation of another poll by a decision that changes no state."""
 
+_KEEP_COUNT = (
+    update(terminations)
+    .where(
+        terminations.c.id == bindparam("guard_id"),
+        terminations.c.partition == bindparam("guard_partition"),
+        terminations.c.state == bindparam("guard_state"),
+        terminations.c.revision == bindparam("guard_revision"),
+        terminations.c.run == bindparam("guard_run"),
+        terminations.c.instances_observed_at.is_not_distinct_from(
+            bindparam("guard_counted_at", type_=terminations.c.instances_observed_at.type)
+        ),
+    )
+    .values({name: bindparam(f"set_{name}") for name in SET_BY_COUNT})
+)
+"""Keeps a count whose decision was not written, since a batch poll was written before it.
+
+A batch poll shows no counters. Where both are made at the same time again and again, none of the
+counts would be stored otherwise, and the job would never be escalated.
+"""
+
 
 def _parameters(before: Termination, after: Termination) -> dict[str, Any]:
     row = to_row(after)
@@ -70,6 +90,8 @@ def _parameters(before: Termination, after: Termination) -> dict[str, Any]:
         "guard_state": before.state,
         "guard_revision": before.revision,
         "guard_observed_at": before.job.observed_at,
+        "guard_counted_at": before.drain.counted_at,
+        "guard_run": before.calls.run,
         **{f"guard_{name}": getattr(before.request, name) for name in _REQUEST_COLUMNS},
         **{f"set_{name}": row[name] for name in SET_BY_ENGINE},
         f"set_{_REVIVAL_CHECKED_AT}": _revival_watch_from(after),
@@ -93,13 +115,22 @@ async def write_decisions(
     """Write each decision whose termination is unchanged; return how many changed a state.
 
     A decision without an event changes no state: if its guard fails, a newer observation is stored
-    already and nothing is lost. Raises InvariantViolated.
+    already, and only its count is kept. Raises InvariantViolated.
     """
     for before, decision in changes:
         invariants.check(before, decision, at)
-    staying = [_parameters(before, d.after) for before, d in changes if d.event is None]
+    staying = [(before, d.after) for before, d in changes if d.event is None]
     if staying:
-        await transaction.execute(_UPDATE_IF_NOT_POLLED_SINCE, staying)
+        await transaction.execute(
+            _UPDATE_IF_NOT_POLLED_SINCE, [_parameters(before, after) for before, after in staying]
+        )
+    counted = [
+        _parameters(before, after)
+        for before, after in staying
+        if after.drain.counted_at != before.drain.counted_at
+    ]
+    if counted:
+        await transaction.execute(_KEEP_COUNT, counted)
     moved = 0
     for before, decision in changes:
         if decision.event is not None and await _write_transition(

@@ -100,6 +100,25 @@ async def test_a_change_is_written_once_and_only_on_what_it_was_decided_on(
     ]
 
 
+@pytest.mark.parametrize("run", [1, 2])
+async def test_a_count_that_loses_against_a_batch_poll_is_kept_unless_the_job_ran_again(
+    records: SqlRecords, store: PartitionStore, database: Database, run: int
+) -> None:
+    await submit(records, 1, "job-1")
+    drains = {"state": State.DRAINING, "job_state": JobState.RUNNING, "run": 1, "evidence": 1}
+    before = await store_fields(database, await only(store), **drains, observed_at=NOW)
+    polled = decide(before, batch_read(JobState.FAILED, at=later(2)), later(2), POLICY)
+    await store.apply([(before, polled)], later(2))
+    await store_fields(database, polled.after, run=run)
+    counted = decide(before, read(JobState.RUNNING, LIVE, at=later(1)), later(3), POLICY)
+    await store.apply([(before, counted)], later(3))
+    record = await records.termination(before.id)
+    assert record is not None
+    after = record.termination
+    assert (after.job, after.schedule) == (polled.after.job, polled.after.schedule)
+    assert after.drain == (counted if run == 1 else polled).after.drain
+
+
 async def test_an_attempt_is_written_with_the_move_and_found_until_it_is_answered(
     records: SqlRecords, store: PartitionStore
 ) -> None:
