@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import and_, bindparam, func, select, update
 
 from orchestrator.domain.audit.event_facts import machines, observations
 from orchestrator.domain.clock_steps import elapsed_s
@@ -31,15 +31,17 @@ _REQUEST_COLUMNS = ("settle_s", "give_up_after_s", "on_submitted", "revival_watc
 _REVIVAL_CHECKED_AT = "revival_checked_at"
 """Set when a termination ends, and by each revival check after that."""
 
-# Write a decision if the state is still the one that it was made on.
+_UNCHANGED = and_(
+    terminations.c.id == bindparam("guard_id"),
+    terminations.c.partition == bindparam("guard_partition"),
+    terminations.c.state == bindparam("guard_state"),
+    terminations.c.revision == bindparam("guard_revision"),
+)
+"""The state is still the one that the decision was made on."""
+
 _UPDATE_IF_UNCHANGED = (
     update(terminations)
-    .where(
-        terminations.c.id == bindparam("guard_id"),
-        terminations.c.partition == bindparam("guard_partition"),
-        terminations.c.state == bindparam("guard_state"),
-        terminations.c.revision == bindparam("guard_revision"),
-    )
+    .where(_UNCHANGED)
     .values(
         {name: bindparam(f"set_{name}") for name in (*SET_BY_ENGINE, _REVIVAL_CHECKED_AT)} | CLEARED
     )
@@ -64,10 +66,7 @@ _UPDATE_IF_NOT_POLLED_SINCE = _UPDATE_IF_UNCHANGED.where(
 _KEEP_COUNT = (
     update(terminations)
     .where(
-        terminations.c.id == bindparam("guard_id"),
-        terminations.c.partition == bindparam("guard_partition"),
-        terminations.c.state == bindparam("guard_state"),
-        terminations.c.revision == bindparam("guard_revision"),
+        _UNCHANGED,
         terminations.c.run == bindparam("guard_run"),
         terminations.c.instances_observed_at.is_not_distinct_from(
             bindparam("guard_counted_at", type_=terminations.c.instances_observed_at.type)
@@ -78,7 +77,7 @@ _KEEP_COUNT = (
 """Keeps a count whose decision was not written, since a batch poll was written before it.
 
 A batch poll shows no counters. Where both are made at the same time again and again, none of the
-counts would be stored otherwise, and the job would never be escalated.
+counts would be stored otherwise, and stragglers would be escalated late.
 """
 
 
