@@ -297,8 +297,11 @@ class Store(Protocol):
 class LeaseStore(Protocol):
     """Live replicas and the partitions they hold; every method raises StoreUnavailable."""
 
-    async def join(self, replica: str, names: Collection[str], lease_s: float) -> None:
-        """Register a live replica that is configured for these partitions."""
+    async def join(self, replica: str, names: Collection[str], lease_s: float) -> LeaseSnapshot:
+        """Register a live replica that is configured for these partitions.
+
+        It may be repeated with the same id if its answer was lost.
+        """
 
     async def renew(self, replica: str, lease_s: float) -> LeaseSnapshot | None:
         """Extend the replica's life by ``lease_s``; return None if it had already expired."""

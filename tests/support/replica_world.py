@@ -101,8 +101,8 @@ class Link:
         self._hooks[what, when] = gate.passed
         return gate
 
-    async def join(self, replica: str, names: Collection[str], lease_s: float) -> None:
-        await self._ask("join", self._leases.join, replica, names, lease_s)
+    async def join(self, replica: str, names: Collection[str], lease_s: float) -> LeaseSnapshot:
+        return await self._ask("join", self._leases.join, replica, names, lease_s)
 
     async def renew(self, replica: str, lease_s: float) -> LeaseSnapshot | None:
         return await self._ask("renew", self._leases.renew, replica, lease_s)
@@ -259,11 +259,6 @@ class Replica:
         due_s = 0.0 if self.leases.wake.is_set() else min(wait_s, IDLE_MAX_S)
         self.steps_at = self._world.clock.passed_s + due_s
         return wait_s
-
-    async def begin(self) -> None:
-        """Join, and take the free partitions."""
-        assert await self.step() == 0.0
-        await self.step()
 
     async def settled(self) -> None:
         """Wait until stopped loops that can end have ended and their partitions are released."""

@@ -146,8 +146,6 @@ class LeaseManager:
         """Renew the leases, start and stop partitions; return the seconds until the next step."""
         policy, asked_at = self._policy, self._clock.monotonic()
         snapshot = await self._renew()
-        if snapshot is None:
-            return 0.0
         if await self._recorded_clock_step(snapshot, asked_at):
             return 0.0
         until = asked_at + policy.renewal_deadline_s
@@ -210,24 +208,23 @@ class LeaseManager:
         for fence in fences:
             self._lose(fence.partition)
 
-    async def _renew(self) -> LeaseSnapshot | None:
-        """Renew all leases; return None if this replica had expired and has joined again."""
-        if self._replica:
+    async def _renew(self) -> LeaseSnapshot:
+        """Renew all leases; join if this replica has not yet, or again if it had expired."""
+        if self._joined:
             snapshot = await self._store.renew(self._replica, self._policy.duration_s)
             if snapshot is not None:
-                self._joined = True
                 return snapshot
-            if self._joined:
-                log.error(
-                    "leases of replica %s expired (not renewed in time); rejoining with a new id",
-                    self._replica,
-                )
+            log.error(
+                "leases of replica %s expired (not renewed in time); rejoining with a new id",
+                self._replica,
+            )
             for name in list(self.running):
                 self._lose(name)
-        self._replica, self._joined, self._follows_clock = self._new_id(), False, False
-        await self._store.join(self._replica, self._names, self._policy.duration_s)
+            self._replica, self._joined, self._follows_clock = "", False, False
+        self._replica = self._replica or self._new_id()
+        snapshot = await self._store.join(self._replica, self._names, self._policy.duration_s)
         self._joined = True
-        return None
+        return snapshot
 
     def _extend_leases(self, snapshot: LeaseSnapshot, *, until: float) -> None:
         """Extend the leases that the snapshot confirms; stop the partitions that it does not."""

@@ -64,15 +64,22 @@ class SqlLeaseStore:
         """Return the time by the database's clock."""
         return await self._database.write(lambda transaction: transaction.clock())
 
-    async def join(self, replica: str, names: Collection[str], lease_s: float) -> None:
-        async def work(transaction: Transaction) -> None:
-            expires_at = await transaction.clock() + timedelta(seconds=lease_s)
-            if not self._database.dialect.shared:
-                await transaction.execute(delete(replicas))
+    async def join(self, replica: str, names: Collection[str], lease_s: float) -> LeaseSnapshot:
+        async def work(transaction: Transaction) -> LeaseSnapshot:
+            now = await transaction.clock()
+            # An earlier attempt may have been committed though its answer was lost.
+            replaced = delete(replicas)
+            if self._database.dialect.shared:
+                replaced = replaced.where(replicas.c.id == replica)
+            await transaction.execute(replaced)
             if not await transaction.scalar(select(func.count()).select_from(replicas)):
                 await clock_steps.begin(transaction, replica)
             await transaction.execute(
-                insert(replicas).values(id=replica, partitions=sorted(names), expires_at=expires_at)
+                insert(replicas).values(
+                    id=replica,
+                    partitions=sorted(names),
+                    expires_at=now + timedelta(seconds=lease_s),
+                )
             )
             known = await transaction.execute(select(partitions.c.name))
             unknown = set(names) - set(known.scalars())
@@ -83,8 +90,9 @@ class SqlLeaseStore:
                     [{"name": name, "epoch": 0, "followed_s": steps_s} for name in sorted(unknown)],
                 )
             await transaction.notify("")
+            return await _snapshot(transaction, replica, now, lease_s)
 
-        await self._database.write(work)
+        return await self._database.write(work)
 
     async def renew(self, replica: str, lease_s: float) -> LeaseSnapshot | None:
         async def work(transaction: Transaction) -> LeaseSnapshot | None:
@@ -95,27 +103,7 @@ class SqlLeaseStore:
             if renewed.rowcount == 0:
                 return None
             await clock_steps.seen(transaction, now)
-            rows = (await transaction.execute(_PARTITIONS_AND_REPLICAS)).all()
-            held = [row for row in rows if row.epoch is not None]
-            live = {row.name: row for row in rows if row.epoch is None}
-            # A lease that ends later than this was written before the clock was put back.
-            latest = now + timedelta(seconds=2 * lease_s)
-            if not all(now < row.expires_at <= latest for row in live.values()):
-                ended = or_(replicas.c.expires_at <= now, replicas.c.expires_at > latest)
-                expired = replicas.c.id != replica, ended
-                dead = delete(replicas).where(*expired).returning(replicas.c.id)
-                for name in (await transaction.execute(dead)).scalars():
-                    live.pop(name, None)
-            others = [row.expires_at for name, row in live.items() if name != replica]
-            return LeaseSnapshot(
-                now=now,
-                candidates={name: row.partitions for name, row in live.items()},
-                holders={row.name: row.holder if row.holder in live else None for row in held},
-                epochs={row.name: row.epoch for row in held},
-                next_expiry_s=(min(others) - now).total_seconds() if others else math.inf,
-                steps_s=await clock_steps.noted(transaction),
-                followed_s={row.name: row.followed_s for row in held},
-            )
+            return await _snapshot(transaction, replica, now, lease_s)
 
         return await self._database.write(work)
 
@@ -195,3 +183,30 @@ class SqlLeaseStore:
                 )
 
         await self._database.write(work)
+
+
+async def _snapshot(
+    transaction: Transaction, replica: str, now: datetime, lease_s: float
+) -> LeaseSnapshot:
+    """Read the leases after declaring dead the other replicas whose lease has expired."""
+    rows = (await transaction.execute(_PARTITIONS_AND_REPLICAS)).all()
+    held = [row for row in rows if row.epoch is not None]
+    live = {row.name: row for row in rows if row.epoch is None}
+    # A lease that ends later than this was written before the clock was put back.
+    latest = now + timedelta(seconds=2 * lease_s)
+    if not all(now < row.expires_at <= latest for row in live.values()):
+        ended = or_(replicas.c.expires_at <= now, replicas.c.expires_at > latest)
+        expired = replicas.c.id != replica, ended
+        dead = delete(replicas).where(*expired).returning(replicas.c.id)
+        for name in (await transaction.execute(dead)).scalars():
+            live.pop(name, None)
+    others = [row.expires_at for name, row in live.items() if name != replica]
+    return LeaseSnapshot(
+        now=now,
+        candidates={name: row.partitions for name, row in live.items()},
+        holders={row.name: row.holder if row.holder in live else None for row in held},
+        epochs={row.name: row.epoch for row in held},
+        next_expiry_s=(min(others) - now).total_seconds() if others else math.inf,
+        steps_s=await clock_steps.noted(transaction),
+        followed_s={row.name: row.followed_s for row in held},
+    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.domain.clock_steps import CLOCK_STEP_S
-from orchestrator.domain.errors import LeaseLost
+from orchestrator.domain.errors import LeaseLost, StoreUnavailable
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from tests.support.partition_world import JOB, PARTITION
@@ -57,7 +57,7 @@ async def with_times(cluster: Cluster) -> tuple[datetime, datetime]:
 async def test_times_move_along_with_a_step_of_the_clock_and_back_again(
     cluster: Cluster, caplog: pytest.LogCaptureFixture, by_s: float
 ) -> None:
-    await (replica := await cluster.replica("a", TWO)).begin()
+    await (replica := await cluster.replica("a", TWO)).step()
     before, by = await with_times(cluster), timedelta(seconds=by_s)
     caplog.set_level("WARNING")
     for step_s, expected in ((by_s, [at + by for at in before]), (-by_s, [*before])):
@@ -89,6 +89,32 @@ async def test_times_move_along_with_a_step_of_the_clock_and_back_again(
     replica.link.asked.clear()
     await replica.step()
     assert replica.link.asked == ["renew"], "that was all"
+
+
+@pytest.mark.parametrize("by_s", [EIGHT_HOURS_S, 60.0])
+@pytest.mark.parametrize("lost", ["join", "take", "renew"])
+async def test_a_step_back_is_followed_even_if_it_comes_right_after_the_start(
+    cluster: Cluster, lost: str, by_s: float
+) -> None:
+    """The clock was wrong at the start, and the first steps of the replica fail."""
+    replica = await cluster.replica("a", TWO)
+    cluster.step_clock(by_s)
+    if lost == "renew":
+        await replica.step()
+    replica.link.fail(lost, "after")
+    with pytest.raises(StoreUnavailable):
+        await replica.step()
+    by = timedelta(seconds=by_s)
+    before = [at - by for at in await with_times(cluster)]
+    cluster.step_clock(-by_s)
+    for _ in range(3):
+        await replica.step()
+        await replica.settled()
+    assert [*await times(cluster)] == before
+    planned = (await cluster.world.termination(JOB)).schedule.next_poll_at
+    assert planned is not None
+    assert planned <= cluster.world.clock.now()
+    await cluster.check_sound(replica)
 
 
 async def test_replicas_note_a_step_once_and_all_follow_it(cluster: Cluster) -> None:
@@ -133,7 +159,7 @@ async def test_a_renewal_that_takes_long_is_no_step(
     cluster: Cluster, caplog: pytest.LogCaptureFixture, when: str
 ) -> None:
     """The clock was read at its start or at its end; the middle is assumed."""
-    await (replica := await cluster.replica("a", TWO)).begin()
+    await (replica := await cluster.replica("a", TWO)).step()
     before = await with_times(cluster)
     took_s = POLICY.renewal_deadline_s - 1.0
     cluster.advance(POLICY.retry_s)
@@ -163,7 +189,7 @@ async def test_a_small_difference_is_no_step_and_is_gone_by(
     cluster: Cluster, sign: int, by_s: float, noted: int
 ) -> None:
     """Clocks drift, and are corrected by small amounts."""
-    await (replica := await cluster.replica("a", TWO)).begin()
+    await (replica := await cluster.replica("a", TWO)).step()
     cluster.advance(POLICY.retry_s)
     cluster.step_clock(sign * by_s)
     for _ in range(2):
@@ -176,7 +202,7 @@ async def test_a_small_difference_is_no_step_and_is_gone_by(
 async def test_a_recorded_step_that_was_not_followed_is_followed_by_the_next_replica(
     cluster: Cluster,
 ) -> None:
-    await (first := await cluster.replica("a", TWO)).begin()
+    await (first := await cluster.replica("a", TWO)).step()
     before = await with_times(cluster)
     cluster.step_clock(EIGHT_HOURS_S)
     assert await first.step() == 0.0
@@ -193,7 +219,7 @@ async def test_a_clock_that_was_set_back_without_live_replicas_is_recorded_at_th
 ) -> None:
     """It was wrong from the start, or a recorded step ahead is undone now."""
     if noted:
-        await (first := await cluster.replica("a", TWO)).begin()
+        await (first := await cluster.replica("a", TWO)).step()
         before = await with_times(cluster)
         cluster.step_clock(EIGHT_HOURS_S)
         await first.step()
@@ -210,7 +236,7 @@ async def test_a_clock_that_was_set_back_without_live_replicas_is_recorded_at_th
     cluster.advance(stopped_s)
     cluster.step_clock(-EIGHT_HOURS_S)
     second = await cluster.replica("b", TWO)
-    await second.begin()
+    await second.step()
     assert second.runs == set(TWO)
     off = [
         (after - at).total_seconds() for after, at in zip(await times(cluster), before, strict=True)
@@ -221,13 +247,13 @@ async def test_a_clock_that_was_set_back_without_live_replicas_is_recorded_at_th
 
 
 async def test_a_restart_records_nothing_if_the_clock_continued(cluster: Cluster) -> None:
-    await (first := await cluster.replica("a", TWO)).begin()
+    await (first := await cluster.replica("a", TWO)).step()
     await SqlLeaseStore(first._database).leave(first.id)
     cluster.stop_stepping(first)
     cluster.advance(3600)
     before = await with_times(cluster)
     planned = (await cluster.world.termination(JOB)).schedule.next_poll_at
-    await (await cluster.replica("b", TWO)).begin()
+    await (await cluster.replica("b", TWO)).step()
     assert await cluster.steps_s() == 0
     assert await times(cluster) == before
     assert (await cluster.world.termination(JOB)).schedule.next_poll_at == planned

@@ -99,9 +99,9 @@ async def test_a_step_changes_nothing_where_the_shares_are_even(cluster: Cluster
 
 async def test_the_first_takes_all_at_once_and_gives_half_to_the_second(cluster: Cluster) -> None:
     first, second = [await cluster.replica(name, SIXTY) for name in "ab"]
-    await first.begin()
+    await first.step()
     assert first.runs == set(SIXTY)
-    await second.begin()
+    await second.step()
     assert second.runs == set(), "nothing is released yet"
     await first.step()
     await second.step()
@@ -113,11 +113,10 @@ async def test_the_first_takes_all_at_once_and_gives_half_to_the_second(cluster:
 async def test_of_two_replicas_one_takes_a_free_partition(cluster: Cluster) -> None:
     """The first replica has read a snapshot without others, and is slow."""
     first, second = [await cluster.replica(name, SIX) for name in "ab"]
-    await first.step()
     taking = first.link.hold("take", "before")
     step = asyncio.create_task(first.step())
     await taking.reached()
-    await second.begin()
+    await second.step()
     assert len(second.runs) == 3
     taking.open()
     await step
@@ -132,7 +131,7 @@ async def test_a_dead_replica_is_replaced_as_soon_as_its_lease_has_expired(
 ) -> None:
     """That is sooner than the next regular step, after ``retry_s``."""
     first, second = [await cluster.replica(name, SIX) for name in "ab"]
-    await first.begin()
+    await first.step()
     cluster.stop_stepping(first)
     died_at = cluster.now_s
     await cluster.play(POLICY.duration_s - 0.01)
@@ -145,7 +144,7 @@ async def test_a_dead_replica_is_replaced_as_soon_as_its_lease_has_expired(
 
 async def test_each_drives_only_what_it_is_configured_for(cluster: Cluster) -> None:
     first = await cluster.replica("a", ["both@cloud", "old@cloud", "only-a@cloud"])
-    await first.begin()
+    await first.step()
     assert first.runs == {"both@cloud", "old@cloud", "only-a@cloud"}
     cluster.stop_stepping(first)
     await cluster.play(POLICY.duration_s)
@@ -160,7 +159,7 @@ async def test_each_drives_only_what_it_is_configured_for(cluster: Cluster) -> N
 
 async def test_a_partition_that_no_replica_is_configured_for_stays_free(cluster: Cluster) -> None:
     before = await cluster.replica("before", ["kept@cloud", "old@cloud"])
-    await before.begin()
+    await before.step()
     cluster.stop_stepping(before)
     after = await cluster.replica("after", ["kept@cloud"])
     await cluster.play(2 * POLICY.duration_s)
@@ -171,9 +170,9 @@ async def test_a_partition_that_no_replica_is_configured_for_stays_free(cluster:
 
 
 async def test_a_held_partition_that_is_not_configured_is_released(cluster: Cluster) -> None:
-    await (first := await cluster.replica("a", SIX)).begin()
+    await (first := await cluster.replica("a", SIX)).step()
     second = await cluster.replica("b", ["other@cloud"])
-    await second.begin()
+    await second.step()
     (fence,) = await SqlLeaseStore(second._database).take(first.id, {"other@cloud": 1})
     await first.step()
     assert (await cluster.rows())["other@cloud"] == PartitionRow(None, fence.epoch)
@@ -189,7 +188,7 @@ async def test_a_held_partition_that_is_not_configured_is_released(cluster: Clus
 
 async def test_it_passes_on_once_its_calls_have_ended_and_are_written(cluster: Cluster) -> None:
     giver = await cluster.replica("a", TWO, PartitionRunner)
-    await giver.begin()
+    await giver.step()
     world, later = cluster.world, "job-later001"
     await world.ready(JOB)
     answer = giver.network.hold("TerminateJob")
@@ -197,7 +196,7 @@ async def test_it_passes_on_once_its_calls_have_ended_and_are_written(cluster: C
     giver.leases.on_notification(PARTITION)
     await giver.network.arrival("TerminateJob")
     taker = await cluster.replica("b", TWO)
-    await taker.begin()
+    await taker.step()
 
     giving = asyncio.create_task(giver.step())
     (loops,) = giver.loops_of(PARTITION)
@@ -264,11 +263,11 @@ async def _giving(cluster: Cluster, *own: str) -> tuple[Replica, Replica]:
     The last call of that partition takes long. Only the first replica is configured for ``own``.
     """
     giver, taker = await cluster.replica("a", [*TWO, *own]), await cluster.replica("b", TWO)
-    await giver.begin()
+    await giver.step()
     (loops,) = giver.loops_of(PARTITION)
     assert isinstance(loops, IdleLoops)
     loops.last_call = Gate()
-    await taker.begin()
+    await taker.step()
     await giver.step()
     assert is_stopped(loops)
     return giver, taker
@@ -283,7 +282,7 @@ def _last_call(replica: Replica) -> Gate:
 
 async def test_no_call_leaves_in_the_second_after_it_was_taken(cluster: Cluster) -> None:
     first = await cluster.replica("a", TWO)
-    await first.begin()
+    await first.step()
     await cluster.world.ready(JOB, next_poll_at=cluster.world.clock.now())
     cluster.stop_stepping(first)
     cluster.advance(POLICY.duration_s)
@@ -294,7 +293,7 @@ async def test_no_call_leaves_in_the_second_after_it_was_taken(cluster: Cluster)
         left_at.append(cluster.now_s)
 
     second.network.before_arrival = note
-    await second.begin()
+    await second.step()
     taken_at = cluster.now_s
     (loops,) = second.loops_of(PARTITION)
     assert [loops.partition.limiters[action].wait_s() for action in ACTIONS] == [1.0] * len(ACTIONS)
@@ -311,7 +310,7 @@ async def test_no_call_leaves_in_the_second_after_it_was_taken(cluster: Cluster)
 async def test_it_stops_calling_so_long_after_it_asked_for_its_last_renewal(
     cluster: Cluster,
 ) -> None:
-    await (replica := await cluster.replica("a", TWO)).begin()
+    await (replica := await cluster.replica("a", TWO)).step()
     cluster.advance(3.0)
     asked_at, slow = cluster.now_s, replica.link.hold("renew", "after")
     renewing = asyncio.create_task(replica.step())
@@ -346,7 +345,6 @@ async def _never() -> None:
 
 async def test_a_lease_counts_from_when_it_was_requested(cluster: Cluster) -> None:
     replica = await cluster.replica("a", TWO)
-    await replica.step()
     asked_at, slow = cluster.now_s, replica.link.hold("take", "after")
     taking = asyncio.create_task(replica.step())
     await slow.reached()
@@ -364,9 +362,9 @@ async def test_a_replica_that_resumes_within_its_lease_continues(
     cluster: Cluster, others: int
 ) -> None:
     """It is the only replica, so after any time away nothing has been taken."""
-    await (replica := await cluster.replica("a", TWO)).begin()
+    await (replica := await cluster.replica("a", TWO)).step()
     for _ in range(others):
-        await (await cluster.replica("b", ["b@cloud"])).begin()
+        await (await cluster.replica("b", ["b@cloud"])).step()
     ran, before = list(replica.loops), await cluster.rows()
     replica.link.cut = True
     for _ in range(7 if others else 70):
@@ -388,7 +386,7 @@ async def test_a_replica_that_resumes_after_its_lease_rejoins_with_a_new_id(
 ) -> None:
     caplog.set_level("INFO")
     first, second = [await cluster.replica(name, SIX) for name in "ab"]
-    await first.begin()
+    await first.step()
     first.link.cut = True
     cluster.stop_stepping(first)
     await cluster.play(POLICY.duration_s + 1.0)
@@ -404,7 +402,7 @@ async def test_a_replica_that_resumes_after_its_lease_rejoins_with_a_new_id(
         await first.step()
     assert first.runs == set()
     assert all(map(is_stopped, old)), "even where it cannot join again"
-    assert await first.step() == 0.0
+    await first.step()
     await first.settled()
     assert own_logs(caplog) == [
         (
@@ -431,7 +429,7 @@ async def test_a_paused_replica_calls_and_writes_nothing_when_it_resumes(
     cluster: Cluster,
 ) -> None:
     first = await cluster.replica("a", TWO, PartitionRunner)
-    await first.begin()
+    await first.step()
     world = cluster.world
     await world.ready(JOB)
     await first.machine.waits.get()
@@ -467,7 +465,7 @@ async def test_a_paused_replica_calls_and_writes_nothing_when_it_resumes(
             await write
     assert await world.termination(JOB) == before
     assert await world.outcomes(JOB) == [None]
-    assert await first.step() == 0.0
+    await first.step()
     assert all(map(is_stopped, first.loops))
     assert world.simulator.calls == []
     await first.step()
@@ -481,7 +479,7 @@ async def test_a_partition_that_another_replica_took_is_lost_and_logged_once(
 ) -> None:
     """A person can change the database so."""
     first, second = [await cluster.replica(name, TWO) for name in "ab"]
-    await first.begin()
+    await first.step()
     old = list(first.loops)
     await second.step()
     await SqlLeaseStore(second._database).take(second.id, {PARTITION: 1})
@@ -498,7 +496,7 @@ async def test_a_partition_that_another_replica_took_is_lost_and_logged_once(
 
 async def test_a_partition_held_under_another_epoch_is_taken_again(cluster: Cluster) -> None:
     """Nothing could be written under the old epoch."""
-    await (replica := await cluster.replica("a", TWO)).begin()
+    await (replica := await cluster.replica("a", TWO)).step()
     (old,) = replica.loops_of(PARTITION)
     await SqlLeaseStore(replica._database).take(replica.id, {PARTITION: 1})
     await replica.step()
@@ -516,19 +514,18 @@ async def test_a_partition_held_under_another_epoch_is_taken_again(cluster: Clus
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("what", ["join", "renew", "take"])
-async def test_writes_reported_as_failed_are_repaired_by_the_next_steps(
+async def test_a_write_reported_as_failed_is_repaired_by_the_next_step(
     cluster: Cluster, what: str, when: str
 ) -> None:
-    """It was committed or not; at worst two steps follow, as at the start of a replica."""
+    """It was committed or not."""
     replica = await cluster.replica("a", SIX)
-    if what != "join":
+    if what == "renew":
         await replica.step()
     replica.link.fail(what, when)
     with pytest.raises(StoreUnavailable):
         await replica.step()
-    assert replica.runs == set()
-    for _ in range(2):
-        await replica.step()
+    assert replica.runs == (set(SIX) if what == "renew" else set())
+    await replica.step()
     assert replica.runs == set(SIX)
     assert await cluster.live() == {replica.id}
     await cluster.check_sound(replica)
@@ -557,8 +554,8 @@ async def test_a_release_reported_as_failed_is_repaired_by_the_next_step(
     cluster: Cluster, when: str
 ) -> None:
     giver, taker = [await cluster.replica(name, TWO) for name in "ab"]
-    await giver.begin()
-    await taker.begin()
+    await giver.step()
+    await taker.step()
     giver.link.fail("release", when)
     await giver.step()
     assert (await cluster.rows())[PARTITION].holder == (giver.id if when == "before" else None)
@@ -573,8 +570,8 @@ async def test_a_release_reported_as_failed_is_repaired_by_the_next_step(
 async def test_a_release_in_a_step_reported_as_failed_is_repaired_by_the_next(
     cluster: Cluster,
 ) -> None:
-    await (first := await cluster.replica("a", SIX)).begin()
-    await (await cluster.replica("b", ["other@cloud"])).begin()
+    await (first := await cluster.replica("a", SIX)).step()
+    await (await cluster.replica("b", ["other@cloud"])).step()
     await SqlLeaseStore(first._database).take(first.id, {"other@cloud": 1})
     first.link.fail("release", "before")
     with pytest.raises(StoreUnavailable):
@@ -594,7 +591,7 @@ async def test_partitions_whose_loops_end_during_a_step_are_released_once(
     """The step takes one partition, releases another, and waits somewhere in between."""
     giver, taker = await _giving(cluster, "own@cloud")
     stored = SqlLeaseStore(giver._database)
-    await (await cluster.replica("c", ["other@cloud"])).begin()
+    await (await cluster.replica("c", ["other@cloud"])).step()
     await stored.take(giver.id, {"other@cloud": 1})
     await stored.release(FencingToken("own@cloud", 1))
     if what == "take":  # A lost partition is taken once its loops have ended.
@@ -704,7 +701,7 @@ async def test_it_renews_by_itself_and_steps_at_once_after_a_release(
     async with giver.running():
         assert await giver.machine.waits.get() == POLICY.retry_s
         assert giver.runs == set(TWO)
-        await taker.begin()
+        await taker.step()
         giver.link.asked.clear()
         cluster.advance(POLICY.retry_s)
         assert await giver.machine.waits.get() == POLICY.retry_s
@@ -763,6 +760,9 @@ async def test_stopped_during_a_step_it_gives_all_back(
     replica = await cluster.replica("a", SIX)
     held = replica.link.hold(what, when)
     async with replica.running():
+        if what == "renew":
+            await replica.machine.waits.get()
+            replica.leases.wake.set()
         await held.reached()
         replica.leases.stop()
         held.open()
@@ -881,7 +881,7 @@ async def test_cancelled_it_leaves_nothing_running(cluster: Cluster) -> None:
 async def test_a_notice_wakes_the_loops_of_its_partition_or_else_the_leases(
     cluster: Cluster,
 ) -> None:
-    await (replica := await cluster.replica("a", TWO)).begin()
+    await (replica := await cluster.replica("a", TWO)).step()
 
     def woken() -> list[str]:
         wakeups = {"leases": replica.leases.wake} | {
