@@ -95,8 +95,6 @@ def many(seeds: range, template: Path, folder: Path, processes: int, *, until_fo
     seconds = time.monotonic() - began
     print(f"{len(seeds)} seeds in {seconds:.0f} s, {failed} with a violation")
     needed = FIRED_AT_LEAST * len(seeds) / SEEDS_OF_A_RUN
-    if len(seeds) < SEEDS_OF_A_RUN:
-        needed /= 2  # The fewer seeds, the more the counts differ by chance.
     rare = {what: fired[what] for what in MUST_FIRE if fired[what] < needed}
     if rare:
         print(f"fewer than {needed:g} times: {rare}")

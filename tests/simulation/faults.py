@@ -34,7 +34,8 @@ POINTS: Final = (
 RARE_POINTS: Final = (
     *POINTS,
     *2 * ("before a call",),
-    *3 * ("a call has left",),
+    *2 * ("a call has left",),
+    *7 * ("a TerminateJob has left",),
     *2 * ("an answer has come",),
     *2 * ("in a transaction",),
 )
@@ -52,13 +53,13 @@ class FaultInjection:
         """Run one fault after the other, now and then several at once, for FAULTS_S."""
         shares: dict[Callable[[], Coroutine[Any, Any, None]], int] = {
             self._kill: 2,
-            self._kill_at_point: 4,
+            self._kill_at_point: 6,
             self._pause: 1,
-            self._pause_at_point: 4,
+            self._pause_at_point: 6,
             self._stop: 1,
             self._step_machine_clock: 1,
             self._step_database_clock: 6 if self._world.replicas == 1 else 0,
-            self._bad_answers: 4,
+            self._bad_answers: 6,
             self._bad_network: 4,
             self._cloud_outage: 1,
             self._database_outage: 1,
@@ -68,7 +69,7 @@ class FaultInjection:
         ends_at = self._loop.time() + FAULTS_S
         async with asyncio.TaskGroup() as group:
             while self._loop.time() < ends_at:
-                await asyncio.sleep(self._random.expovariate(2.5))
+                await asyncio.sleep(self._random.expovariate(3.3))
                 group.create_task(self._random.choice(kinds)())
 
     async def _kill(self) -> None:
@@ -167,6 +168,8 @@ class FaultInjection:
         The promise is for a daemon that runs meanwhile: one that starts takes any time for the
         right one.  So none starts then, and there is one replica, which has its machine's clock.
         """
+        if not self._world.wall_is_right.is_set():
+            return
         wall = self._world.wall
         self._world.wall_is_right.clear()
         wall.ahead_s = self._random.choice((-8 * HOUR_S, -60.0, 60.0, 8 * HOUR_S))
@@ -189,8 +192,7 @@ class FaultInjection:
             (
                 "lost_request",
                 "lost_answer",
-                "lost_termination",
-                "lost_termination",
+                *4 * ("lost_termination",),
                 "slow",
                 "silent",
             )

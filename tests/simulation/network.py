@@ -92,6 +92,8 @@ class Wire:
         # A request that has left continues, even if the replica dies.
         loop.spawn(None, self._carry(host, request, answered), name="a call")
         await self.point("a call has left")
+        if headers["X-TC-Action"] == "TerminateJob":
+            await self.point("a TerminateJob has left")
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 answer, call = await answered
