@@ -5,8 +5,8 @@ It stops jobs, follows every task instance until it has stopped, and reports wha
 The layers, from the top. Imports point down only; import-linter checks it
 (``[tool.importlinter]`` in pyproject.toml)::
 
-    cli > app > access > settings > (api | store | cloud | observability)
-        > (engine | services) > (domain | paths)
+    cli > daemon > composition > access > settings
+        > (api | store | cloud | observability) > (engine | services) > (domain | paths)
 
 ``simulator`` stands in for the cloud; it imports nothing from the other packages.
 """

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.pacing.quota import Rate
     from orchestrator.domain.progress.operation_forecast import Progress
     from orchestrator.services.explanation.values import Explanation
+    from orchestrator.services.partitions import Partitions
     from orchestrator.services.ports import (
         OperationRecord,
         Records,
@@ -68,9 +69,6 @@ class InspectedTermination:
 class Inspection:
     """Use case: inspect an operation or a termination.
 
-    ``rate``: TerminateJob rate of a partition, given how many requests a second the cloud accepts
-    (None: as many as are configured); None if this replica is not configured for the partition.
-    ``elsewhere``: the other replica that drives a partition, given the holder of its lease.
     ``capture_wait_s``: how long TerminateJob waits for the capture of the job's machines.
     ``best_effort``: returns a context manager that logs what fails inside it, under this name, and
     goes on: a failed explanation or forecast is left out and never fails the request.
@@ -78,8 +76,7 @@ class Inspection:
 
     records: Records
     unconfigured: Unconfigured
-    rate: Callable[[str, float | None], Rate | None]
-    elsewhere: Callable[[str, str | None], str | None]
+    partitions: Partitions
     capture_wait_s: float
     now: Callable[[], datetime]
     best_effort: Callable[[str], AbstractContextManager[None]]
@@ -91,7 +88,9 @@ class Inspection:
 
     async def operations(self, records: Sequence[OperationRecord]) -> list[InspectedOperation]:
         """Add quota and forecast to each."""
-        rates = {each.id: self.rate(each.partition, each.allowed_per_s) for each in records}
+        rates = {
+            each.id: self.partitions.rate(each.partition, each.allowed_per_s) for each in records
+        }
         progress = await self._progress(
             [
                 (each, rate.allowed_per_s)
@@ -155,7 +154,7 @@ class Inspection:
     ) -> InspectedTermination:
         termination, now = record.termination, self.now()
         explanation, stopped, verified = UNEXPLAINED, None, Verification()
-        rate = self.rate(termination.partition, record.allowed_per_s)
+        rate = self.partitions.rate(termination.partition, record.allowed_per_s)
         if rate is not None or places is not None:
             with self.best_effort("the explanation of a termination"):
                 place = termination.account, termination.region
@@ -166,7 +165,7 @@ class Inspection:
                     trouble=record.trouble,
                     capture_wait_s=self.capture_wait_s,
                     configured=rate is not None or place not in (places or ()),
-                    elsewhere=self.elsewhere(termination.partition, record.holder),
+                    elsewhere=self.partitions.other_replica(termination.partition, record.holder),
                 )
                 explanation = explain(termination, context)
         with self.best_effort("the forecast of a termination"):
@@ -186,7 +185,9 @@ class Inspection:
 
         They are read only if this replica is not configured for one of ``records``.
         """
-        rates = (self.rate(each.termination.partition, each.allowed_per_s) for each in records)
+        rates = (
+            self.partitions.rate(each.termination.partition, each.allowed_per_s) for each in records
+        )
         if None not in rates:
             return frozenset()
         known: list[Places] = []

@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from orchestrator.app import daemon
+from orchestrator.daemon import daemon
 from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
 from orchestrator.engine.partition import ACTIONS
 from orchestrator.settings import Quotas

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from orchestrator.app import daemon
+from orchestrator.daemon import daemon
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.simulator.http.app import serve
 from orchestrator.simulator.simulator import Simulator

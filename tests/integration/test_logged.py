@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 OF_THE_DAEMON = (
     "orchestrator.api.connections",
-    "orchestrator.app",
+    "orchestrator.daemon",
     "orchestrator.engine.replica.lease_manager",
     "orchestrator.store.database.sqlite",
 )

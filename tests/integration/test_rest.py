@@ -21,8 +21,9 @@ from aiohttp.test_utils import TestServer
 
 from orchestrator.api.routes import application
 from orchestrator.api.schemas import OperationRequest
-from orchestrator.app import Environment, SystemClock, replica
 from orchestrator.cloud.transport import AiohttpTransport
+from orchestrator.composition import Environment, replica
+from orchestrator.daemon import SystemClock
 from orchestrator.domain.audit.certificate_verification import verify
 from orchestrator.domain.decisions.invariants import Invariant
 from orchestrator.domain.model.lifecycle import FINAL_STATES, State

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import make_url
 
-from orchestrator import app
+from orchestrator import daemon
 from orchestrator.cli.demo.subprocesses import free_ports
 from tests.support import HANG_S
 from tests.support.service import service
@@ -169,7 +169,7 @@ async def test_a_server_that_refuses_is_waited_for(
     postgres: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The wait is logged once, and its end once."""
-    monkeypatch.setattr(app, "DATABASE_RETRY_S", 0.05)
+    monkeypatch.setattr(daemon, "DATABASE_RETRY_S", 0.05)
     async with postgres.database() as url, TcpProxy(make_url(url).port or 0) as proxy:
         through = make_url(url).set(port=proxy.port).render_as_string(hide_password=False)
         proxy.refuse(on=True)
@@ -184,6 +184,6 @@ async def test_a_server_that_refuses_is_waited_for(
                 await asyncio.sleep(0.01)
             proxy.refuse(on=False)
             assert await starting
-    logged = [each.getMessage() for each in caplog.records if each.name == app.__name__]
+    logged = [each.getMessage() for each in caplog.records if each.name == daemon.__name__]
     assert sum(WAITING in each for each in logged) == 1
     assert sum("the database is available" in each for each in logged) == 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.api import schemas
-from orchestrator.app import daemon
+from orchestrator.daemon import daemon
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.simulator.simulator import Call
 from orchestrator.simulator.traffic.fault_injection import Fault
@@ -317,7 +317,7 @@ async def test_a_second_daemon_on_the_database_is_refused_and_changes_nothing(
 async def test_the_log_says_which_database_it_is_and_whether_it_is_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="orchestrator.app")
+    caplog.set_level(logging.INFO, logger="orchestrator.daemon")
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         async with service("sqlite:///new.db", group()):

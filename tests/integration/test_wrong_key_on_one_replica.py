@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from pydantic import SecretStr
 
-from orchestrator.app import daemon
+from orchestrator.daemon import daemon
 from orchestrator.simulator.http.app import serve
 from tests.support import HANG_S
 from tests.support.service import Service, settings, simulator

@@ -16,7 +16,7 @@ from tests.simulation.world import make_template, simulate
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from orchestrator.app import Replica
+    from orchestrator.composition import Replica
     from tests.simulation.world import SimulatedWorld
 
 MINUTES: Final = 10

@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 import aiosqlite
 
-from orchestrator import app
+from orchestrator.composition import Environment, Replica, replica
 from orchestrator.domain.audit.certificate_verification import verify
 from orchestrator.domain.decisions import draining, unconfirmed_ends
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
@@ -103,7 +103,7 @@ class Running:
     name: str
     clock: MachineClock
     stop: asyncio.Event
-    made: app.Replica | None = None
+    made: Replica | None = None
     task: asyncio.Task[None] | None = None
     dies_at: str | None = None
     """The point at which it will be killed."""
@@ -167,7 +167,7 @@ class SimulatedWorld:
         life.task = self.loop.spawn(name, self._live(life), name="the daemon")
 
     async def _live(self, life: Running) -> None:
-        """Start a replica as orchestrator.app.daemon does, but without sockets."""
+        """Start a replica as orchestrator.daemon.daemon does, but without sockets."""
         chance = Random(f"{life.name} {self.seed}")
         while not life.stop.is_set():
             try:
@@ -177,14 +177,14 @@ class SimulatedWorld:
                     share_compiled(database)
                     await stack.enter_async_context(database)
                     wire = Wire(self.network, self.point, self.checkers.on_call)
-                    env = app.Environment(
+                    env = Environment(
                         self.settings,
                         database,
                         dict.fromkeys(self.settings.accounts, wire),
                         life.clock,
                         chance,
                     )
-                    life.made = await app.replica(life.name, env)
+                    life.made = await replica(life.name, env)
                     await stack.enter_async_context(running(life.made.leases, chance))
                     await life.stop.wait()
             except StoreUnavailable:

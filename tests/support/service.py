@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from orchestrator.app import daemon
+from orchestrator.daemon import daemon
 from orchestrator.settings import Settings
 from orchestrator.simulator.http.app import serve
 from orchestrator.simulator.simulator import Simulator

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator import settings
 from orchestrator.access import credentials_of, opened_transports
-from orchestrator.app import SystemClock
 from orchestrator.cli import resources
 from orchestrator.cli.exit_codes import FAILED
 from orchestrator.cli.output import printing
+from orchestrator.daemon import SystemClock
 from orchestrator.domain.errors import CloudError, ConfigurationError
 from orchestrator.settings import routes
 from orchestrator.settings.loading import CONFIG_VARIABLE

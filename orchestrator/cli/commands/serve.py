@@ -10,10 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator import settings
-from orchestrator.app import prepared, serving
 from orchestrator.cli.commands import check_config
 from orchestrator.cli.exit_codes import RunFailed
 from orchestrator.cli.signals import hang_ups_logged, stop_event
+from orchestrator.daemon import prepared, serving
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.observability import logs
 from orchestrator.simulator.errors import ScenarioError

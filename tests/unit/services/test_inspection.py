@@ -11,10 +11,10 @@ from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.forecasting.forecast import Forecast
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.pacing.quota import Rate
 from orchestrator.domain.progress.instance_totals import Tally
 from orchestrator.engine.runtime.best_effort import BestEffort
 from orchestrator.services.inspection import Inspection
+from orchestrator.services.partitions import Partitions
 from orchestrator.services.ports import MachinesProgress, OperationRecord, TerminationRecord
 from tests.unit.domain.build import NOW, later, termination
 from tests.unit.domain.drains import progress
@@ -55,8 +55,7 @@ def inspection() -> Inspection:
     return Inspection(
         records=UNUSED,
         unconfigured=UNUSED,
-        rate=lambda *_: Rate(configured_per_s=2, allowed_per_s=2.0),
-        elsewhere=lambda *_: None,
+        partitions=Partitions({"main@host": 2}, running={"main@host"}),
         capture_wait_s=0.0,
         now=lambda: NOW,
         best_effort=BestEffort().leaving_out,

@@ -9,11 +9,11 @@ from sqlalchemy import event
 
 from orchestrator.domain.forecasting.forecast import Forecast
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.pacing.quota import Rate
 from orchestrator.engine.runtime.best_effort import BestEffort
 from orchestrator.services.inspection import Inspection
+from orchestrator.services.partitions import Partitions
 from orchestrator.store.records.queries import SqlRecords
-from tests.support.stored_operations import submit
+from tests.support.stored_operations import PARTITION, submit
 from tests.support.termination_fields import store_fields
 from tests.unit.domain.build import NOW, later
 
@@ -59,8 +59,7 @@ async def test_a_page_of_100_running_operations_takes_ten_queries(database: Data
     inspection = Inspection(
         records=records,
         unconfigured=None,  # type: ignore[arg-type]
-        rate=lambda *_: Rate(configured_per_s=2, allowed_per_s=2.0),
-        elsewhere=lambda *_: None,
+        partitions=Partitions({PARTITION: 2}, running={PARTITION}),
         capture_wait_s=3.0,
         now=lambda: later(100),
         best_effort=BestEffort().leaving_out,
