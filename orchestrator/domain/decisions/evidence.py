@@ -1,9 +1,10 @@
 """Evidence levels and what a read proves.
 
 0: the request was accepted by this program. 1: the cloud acknowledged TerminateJob. 2: the job
-reads SUCCEED or FAILED. 3: no instance is live and the counters add up. 4: every machine that the
-job had when TerminateJob was sent is gone. 5: all of this was read again after the settle window.
-Levels 3 to 5 include those from 2 on. Without the machine ids from before TerminateJob, or without
+reads SUCCEED or FAILED. 3: moreover, no instance is live and the counters add up; a job whose state
+the vendor does not document reaches 3 without 2. 4: moreover, every machine that the job had when
+TerminateJob was sent is gone. 5: all of this was read again after the settle window. A job that was
+never called has 2 to 5 without 1. Without the machine ids from before TerminateJob, or without
 permission for DescribeInstances, 3 is the highest level.
 """
 
@@ -30,7 +31,7 @@ MEANINGS: Final[Mapping[int, str]] = {
     0: "the request was accepted; no effect on the job is known",
     ACKNOWLEDGED: "the cloud acknowledged TerminateJob",
     JOB_FINISHED: "the job reads SUCCEED or FAILED",
-    NO_INSTANCE_LIVE: "the job is finished, and a count that adds up showed no live instance",
+    NO_INSTANCE_LIVE: "the job does not run, and a count that adds up showed no live instance",
     MACHINES_GONE: "every machine that the job had when TerminateJob was sent is gone as well",
     SETTLED: "all of this was read again after the settle window",
 }
@@ -77,6 +78,11 @@ def machines_gone(termination: Termination) -> bool:
         and machines.listed
         and machines.gone == machines.total > 0
     )
+
+
+def of_running(termination: Termination) -> int:
+    """Return the level of a job that does not read finished: 1 if TerminateJob was acknowledged."""
+    return ACKNOWLEDGED if termination.calls.acknowledged_at is not None else 0
 
 
 def state_seen(termination: Termination, seen: JobSeen) -> JobState | None:

@@ -68,7 +68,9 @@ def _on_denied(
     why: str,
 ) -> Decision:
     """Return the job to draining, or give up after its deadline: a read contradicts the proof."""
-    unproven = replace(updated, evidence=evidence.JOB_FINISHED)
+    finished = updated.job.finished
+    proven = evidence.JOB_FINISHED if finished else evidence.of_running(updated)
+    unproven = replace(updated, evidence=proven)
     if termination.schedule.give_up_at is not None and now >= termination.schedule.give_up_at:
         # Without this, a job alternating between stopped and doubtful would never end.
         return given_up(unproven, now, why=why)
@@ -94,7 +96,7 @@ def _on_denied(
 def _on_revived(termination: Termination, now: datetime, policy: Policy) -> Decision:
     revived = replace(
         termination,
-        evidence=evidence.ACKNOWLEDGED,
+        evidence=evidence.of_running(termination),
         schedule=replace(termination.schedule, settle_until=None, confirm_from=None),
     )
     decision = apply_event(
@@ -115,7 +117,11 @@ def _on_revived(termination: Termination, now: datetime, policy: Policy) -> Deci
 
 
 def on_still_stopped(termination: Termination, now: datetime, policy: Policy) -> Decision:
-    """Verify a job that was read as stopped again, or plan what is still to be read."""
+    """Verify a job that was read as stopped again, or plan what is still to be read.
+
+    After the deadline, a machine whose status cannot be read no longer prevents ``verified``, which
+    is about the instances; the evidence stays at 3 then.
+    """
     gone = evidence.machines_gone(termination)
     proven = evidence.MACHINES_GONE if gone else evidence.NO_INSTANCE_LIVE
     updated = replace(termination, evidence=proven)

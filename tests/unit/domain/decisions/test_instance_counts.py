@@ -230,6 +230,23 @@ def test_a_job_in_a_state_that_is_not_documented_is_called_if_instances_live() -
     assert decide(known, read(CANCELLED, STOPPED), NOW, POLICY).event is Event.SEEN_STOPPED
 
 
+@pytest.mark.parametrize(("state", "left"), [(FAILED, 2), (CANCELLED, 1)])
+def test_evidence_of_a_finished_job_is_kept_only_while_it_reads_finished(
+    state: JobState, left: int
+) -> None:
+    """Level 2 says that the job reads SUCCEED or FAILED."""
+    before = termination(
+        State.SETTLING,
+        job_state=state,
+        instances=STOPPED,
+        settle_until=later(30),
+        evidence=3,
+        acknowledged_at=NOW,
+    )
+    denied = decide(before, read(state, LIVE), later(5), POLICY)
+    assert (denied.event, denied.after.evidence) == (Event.SEEN_LIVE_AGAIN, left)
+
+
 def test_a_word_that_changes_while_the_job_settles_has_its_instances_counted() -> None:
     settling = termination(
         State.SETTLING, job_state=FAILED, instances=STOPPED, settle_until=later(30), evidence=3
