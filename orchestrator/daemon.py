@@ -81,7 +81,11 @@ class Prepared:
 async def daemon(
     settings: Settings, reread: Callable[[], Settings] | None = None
 ) -> AsyncIterator[Daemon]:
-    """Run the daemon; leaving the context stops it within ten seconds."""
+    """Run the daemon in this process; leaving the context stops it within ten seconds.
+
+    ``orchestrator serve`` (``cli.commands.serve``) enters ``prepared`` and ``serving`` itself: it
+    handles signals differently in each.
+    """
     async with prepared(settings, reread) as parts, serving(parts) as running_daemon:
         yield running_daemon
 

@@ -172,7 +172,7 @@ def upgrade() -> None:
         sa.Column("next_poll_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("terminate_after", sa.DateTime(timezone=True), nullable=True),
         sa.Column("priority", sa.Boolean(), nullable=False),
-        sa.Column("in_doubt", sa.Boolean(), nullable=False),
+        sa.Column("outcome_unknown", sa.Boolean(), nullable=False),
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("run", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("calls_begun_at", sa.DateTime(timezone=True), nullable=True),

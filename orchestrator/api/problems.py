@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from orchestrator.domain.errors import (
-    Conflict,
+    IdempotencyKeyReused,
     InvalidRequest,
     NotDriving,
     NotFound,
@@ -72,7 +72,7 @@ class Problem(OrchestratorError):
 RETRY: Final = {"Retry-After": str(RETRY_AFTER_S)}
 _OF_DOMAIN: Final[Mapping[type[OrchestratorError], tuple[int, str, str, str]]] = {
     InvalidRequest: (422, "invalid-request", "Invalid request", "{}"),
-    Conflict: (422, "idempotency-key-reused", "Idempotency-Key already used", "{}"),
+    IdempotencyKeyReused: (422, "idempotency-key-reused", "Idempotency-Key already used", "{}"),
     NotFound: (404, "not-found", "Not found", "{}"),
     NotPossible: (409, "not-possible", "Conflict with the current state", "{}"),
     NotDriving: (503, "not-driving", "Jobs are not being processed", "{}; see the daemon's log"),

@@ -284,7 +284,7 @@ class TencentBatch:
 
 
 def _undocumented_state(state: JobState | None) -> str | None:
-    return None if state is None or state.known else state.value
+    return None if state is None or state.documented else state.value
 
 
 def _undocumented_action(job: JobSeen) -> str | None:

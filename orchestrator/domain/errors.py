@@ -7,7 +7,7 @@
     ├── RequestError            the caller's request cannot be served as it is
     │   ├── InvalidRequest
     │   ├── NotFound
-    │   ├── Conflict
+    │   ├── IdempotencyKeyReused
     │   └── NotPossible
     ├── StoreUnavailable        the database is not usable at the moment
     │   └── RowsLocked          another session has locked the rows to be written
@@ -51,8 +51,8 @@ class NotFound(RequestError):
     """No object has this id."""
 
 
-class Conflict(RequestError):
-    """The request contradicts the stored state."""
+class IdempotencyKeyReused(RequestError):
+    """The idempotency key belongs to another request."""
 
 
 class NotPossible(RequestError):
@@ -100,7 +100,7 @@ class CloudErrorKind(StrEnum):
     THROTTLED = "throttled"
     """Refused by the rate limit before the request reached the back end: not executed."""
     NOT_SENT = "not_sent"
-    """The request was never sent, or was rejected before it was read: not executed."""
+    """The request was never sent, or its reply shows that nothing was done: not executed."""
     OUTCOME_UNKNOWN = "outcome_unknown"
     """The request may have been executed: read the job before anything else."""
     STATE_CONFLICT = "state_conflict"
@@ -134,9 +134,9 @@ REFUSALS: Final = (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
 class CloudError(OrchestratorError):
     """A cloud API call that failed.
 
-    ``code`` is the vendor's code, or our own ``Client.*`` if no reply arrived. ``advice`` says what
-    a person can do. ``quota_ceiling`` is the ceiling in calls per second that a throttling message
-    named.
+    ``code`` is the vendor's code, or one of ours, ``Client.*``, if no usable reply arrived.
+    ``advice`` says what a person can do. ``quota_ceiling`` is the ceiling in calls per second that
+    a throttling message named.
     """
 
     def __init__(

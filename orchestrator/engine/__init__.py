@@ -3,7 +3,7 @@
 ``replica`` renews the leases of this process and runs the loops of each partition that it holds.
 ``loops`` has one file for each loop. ``partition`` is the state that the loops of one partition
 share, ``paced_calls`` makes the calls that a loop waits for, and ``runtime`` is the code they run
-on. ``ports`` declares the store, cloud and clock that ``app.py`` supplies. The rules are in
+on. ``ports`` declares the store, cloud and clock that ``composition.py`` supplies. The rules are in
 ``domain.decisions``: a loop makes an API call and gets the observation decided on; the decision is
 written in one transaction, with the fencing token.
 

@@ -12,7 +12,7 @@ from orchestrator.domain.model.lifecycle import Event, State
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.decisions.decision import Decision
     from orchestrator.domain.forecasting.duration_distribution import Durations
 
 FOLLOWED_MAX: Final = 512

@@ -10,9 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.decisions.decision import Policy
 from orchestrator.domain.decisions.escalation import EscalationPolicy
 from orchestrator.domain.decisions.revival import RETERMINATE_MAX
-from orchestrator.domain.decisions.transitions import Policy
 from orchestrator.domain.decisions.unconfirmed_ends import APPEARS_WITHIN_S, FORBIDDEN_S
 from orchestrator.domain.errors import (
     CloudError,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from random import Random
 
-    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.decisions.decision import Decision
     from orchestrator.domain.model.observation import Observation
     from orchestrator.domain.model.termination import Termination
     from orchestrator.engine.lease import Lease

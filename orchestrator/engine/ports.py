@@ -1,4 +1,4 @@
-"""Protocols of what the engine depends on: clock, cloud and stores; app.py supplies them."""
+"""Protocols of what the engine depends on: clock, cloud and stores; ``composition`` has them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
+    from orchestrator.domain.decisions.decision import Decision
     from orchestrator.domain.decisions.escalation import RoundFinished, Straggler
     from orchestrator.domain.decisions.revival import RevivalCheck
-    from orchestrator.domain.decisions.transitions import Decision
-    from orchestrator.domain.leasing.lease import FencingToken, LeaseSnapshot
+    from orchestrator.domain.leasing.fencing import FencingToken, LeaseSnapshot
     from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
     from orchestrator.domain.model.batch_job import JobSeen, JobState, JobSubmitted, TaskPage
     from orchestrator.domain.model.error_detail import ErrorDetail
@@ -107,7 +107,7 @@ class InstanceStore(Protocol):
         of a job again.
         """
 
-    async def capture(
+    async def write_capture(
         self,
         before: Termination,
         after: Capture,
@@ -122,7 +122,7 @@ class InstanceStore(Protocol):
         continue, if not now. Write nothing if the stored capture differs from ``before``.
         """
 
-    async def read(
+    async def write_rescan(
         self,
         before: Termination,
         after: Capture,
@@ -148,10 +148,12 @@ class InstanceStore(Protocol):
     async def close_orphaned_attempts(self, under_way: Collection[Straggler], at: datetime) -> None:
         """Close the open attempts for instances and machines, except those ``under_way``."""
 
-    async def start(self, straggler: Straggler, at: datetime) -> None:
+    async def open_attempt(self, straggler: Straggler, at: datetime) -> None:
         """Write an attempt before its request is sent."""
 
-    async def finish(self, straggler: Straggler, answer: AttemptResult, *, again: bool) -> None:
+    async def close_attempt(
+        self, straggler: Straggler, answer: AttemptResult, *, again: bool
+    ) -> None:
         """Write the result of an attempt; ``again``: it had no effect and must be repeated."""
 
     async def machines_due(

@@ -180,7 +180,7 @@ class Records(Protocol):
     async def create(self, operation: NewOperation, termination_ids: list[str]) -> SubmissionResult:
         """Store an operation, with a new termination for each job that has no live one.
 
-        Raises Conflict. ``termination_ids`` has a new id for each job.
+        Raises IdempotencyKeyReused. ``termination_ids`` has a new id for each job.
         """
 
     async def operation(self, operation_id: str) -> OperationRecord | None: ...

@@ -73,7 +73,10 @@ class Submission:
     async def submit(
         self, request: Request, *, requested_by: str, idempotency_key: str | None
     ) -> SubmissionResult:
-        """Store the request durably; raises InvalidRequest, Conflict, StoreUnavailable."""
+        """Store the request durably.
+
+        Raises InvalidRequest, IdempotencyKeyReused and StoreUnavailable.
+        """
         account, region, partition = self.resolve_target(request)
         created_at = self.now()
         if request.not_before is not None and request.not_before - created_at > NOT_BEFORE_MAX:

@@ -134,7 +134,7 @@ terminations = Table(
     Column("next_poll_at", UtcDateTime),
     Column("terminate_after", UtcDateTime),
     Column("priority", Boolean, nullable=False),
-    Column("in_doubt", Boolean, nullable=False),
+    Column("outcome_unknown", Boolean, nullable=False),
     Column("failures", Integer, nullable=False),
     Column("run", Integer, nullable=False, server_default=text("0")),
     Column("calls_begun_at", UtcDateTime),

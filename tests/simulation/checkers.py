@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 WATCHED: Final = """
 CREATE TABLE engine_writes (partition TEXT, holder TEXT, UNIQUE (partition, holder));
 CREATE TRIGGER decided AFTER UPDATE OF state, revision, evidence, observed_at, terminate_after,
-in_doubt, capture, captured_run, machines_gone, machines_observed_at, machines_problem, revival,
-rescan, rescanned_at, escalation_finished_at, set_aside_until
+outcome_unknown, capture, captured_run, machines_gone, machines_observed_at, machines_problem,
+revival, rescan, rescanned_at, escalation_finished_at, set_aside_until
 ON terminations BEGIN INSERT OR IGNORE INTO engine_writes
 SELECT name, holder FROM partitions WHERE name = NEW.partition; END;
 CREATE TRIGGER postponed AFTER UPDATE OF next_poll_at ON terminations
@@ -248,7 +248,7 @@ class Checkers:
         return "; ".join(
             str(dict(row))
             for row in self.rows(
-                "SELECT job_id, state, poll_kind, next_poll_at, terminate_after, in_doubt, "
+                "SELECT job_id, state, poll_kind, next_poll_at, terminate_after, outcome_unknown, "
                 "failures, job_state, partition FROM terminations WHERE finished_at IS NULL LIMIT 5"
             )
         )

@@ -17,7 +17,7 @@ from orchestrator.domain.decisions import (
     evidence,
     settling,
 )
-from orchestrator.domain.decisions.transitions import overdue
+from orchestrator.domain.decisions.decision import overdue
 from orchestrator.domain.model.machine import NO_MACHINES
 from orchestrator.domain.model.unconfirmed import Unconfirmed
 from tests.simulation import kinds
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from orchestrator.domain.decisions.transitions import Decision, Policy
+    from orchestrator.domain.decisions.decision import Decision, Policy
     from orchestrator.domain.model.batch_job import JobSeen
     from orchestrator.domain.model.termination import Termination
 
@@ -264,7 +264,7 @@ BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
         "known",
     ),
     "the highest level is never reached": (
-        (evidence, "SETTLED", evidence.MACHINES_GONE),
+        (evidence, "READ_AGAIN", evidence.MACHINES_GONE),
         "running: own machines",
         "known",
     ),

@@ -43,7 +43,7 @@ from orchestrator.domain.decisions.evidence import (
     JOB_FINISHED,
     MACHINES_GONE,
     NO_INSTANCE_LIVE,
-    SETTLED,
+    READ_AGAIN,
 )
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.simulator.cloud.instance_ranges import FINISHED, OCCUPYING
@@ -290,7 +290,7 @@ class Observer:
         if now - since < settle_s and not deleted:
             return None
         if now - self._machine_at > self._patience_s:
-            gone = MACHINES_GONE if deleted else SETTLED
+            gone = MACHINES_GONE if deleted else READ_AGAIN
             return End(State.VERIFIED, gone if all_known else NO_INSTANCE_LIVE)
         late = now - since >= settle_s + give_up_after_s
         return End(State.UNVERIFIED, NO_INSTANCE_LIVE) if late else None
@@ -478,7 +478,7 @@ class Truth(Checkers):
     def _stopped(self, story: Story, sample: Sample, evidence: int) -> bool:
         if evidence >= MACHINES_GONE and sample.machines:
             return False
-        if evidence == SETTLED:
+        if evidence == READ_AGAIN:
             settled_s = self._bounds.settle_s - READS_APART_S
             window = [each for each in story.since(sample.at - settled_s) if each.at <= sample.at]
             # One that is not found for a moment is found again before it counts as settled.

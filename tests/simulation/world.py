@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.domain.audit.certificate import Certificate
-    from orchestrator.domain.leasing.lease import FencingToken
+    from orchestrator.domain.leasing.fencing import FencingToken
 
 SECRET_ID, SECRET_KEY = "AKIDEXAMPLE", "example-secret-key"
 QUOTAS: Final = {"TerminateJob": 2, "DescribeJob": 4, "DescribeJobs": 2, "DescribeTask": 3}
@@ -316,7 +316,7 @@ class SimulatedWorld:
 
 COMMIT: Final = aiosqlite.Connection.commit
 EXECUTE: Final = aiosqlite.Cursor.execute
-HOLD: Final = Transaction.hold
+LOCK: Final = Transaction.lock_partition
 
 
 @dataclass(slots=True)
@@ -399,9 +399,9 @@ def simulate(
         async def execute(cursor: aiosqlite.Cursor, *args: Any) -> aiosqlite.Cursor:
             return await world.execute(cursor, *args)
 
-        async def hold(transaction: Transaction, fence: FencingToken) -> None:
+        async def lock(transaction: Transaction, fence: FencingToken) -> None:
             try:
-                await HOLD(transaction, fence)
+                await LOCK(transaction, fence)
             except LeaseLost:
                 world.fired["a stale write was refused"] += 1
                 raise
@@ -410,7 +410,7 @@ def simulate(
             impatience() if impatient else nullcontext(),
             patch.object(aiosqlite.Connection, "commit", commit),
             patch.object(aiosqlite.Cursor, "execute", execute),
-            patch.object(Transaction, "hold", hold),
+            patch.object(Transaction, "lock_partition", lock),
             world.checkers.listening(),
         ):
             try:

@@ -58,11 +58,11 @@ async def capture(
     """Capture a run of the job in one page."""
     before = await found(records, f"trm_1_{job_id}")
     begun = Capture(run=run, tasks=(task,), began_at=began_at)
-    await store.instances.capture(before, begun, awaits=True)
+    await store.instances.write_capture(before, begun, awaits=True)
     before = await found(records, before.id)
     assert before.captures.machines is not None
     read = page(*instances)
-    await store.instances.capture(
+    await store.instances.write_capture(
         before, with_page(before.captures.machines, read, NOW), read, awaits=False
     )
     return await found(records, before.id)

@@ -4,9 +4,10 @@ Every state change of a termination or of an operation is stored as an event, to
 observations that the decision was based on (``event_facts``). The events of one subject form a hash
 chain (``hash_chain``): the hash of an event covers its content and the hash of the event before it.
 A certificate (``certificate``) is one JSON file with these events, the evidence level of each job,
-and one sentence for each thing that is not proven (``caveats``). ``verification`` checks a file
-offline. Its shape is published as a JSON Schema, ``certificate.schema.json``, so that an auditor's
-own tools can check it; ``certificate_schema`` does so before the verification.
+and one sentence for each thing that is not proven (``caveats``).
+``certificate_verification`` checks a file offline. Its shape is published as a JSON Schema,
+``certificate.schema.json``, so that an auditor's own tools can check it; ``certificate_schema``
+does so before the verification.
 
 How the parts of a certificate are tied together:
 

@@ -2,11 +2,11 @@
 
 Nothing here does I/O. ``decide.decide`` is the entry; it hands the observation to the module of
 the termination's state: ``before_call`` (``queued``, ``held``, ``sending``), ``draining`` or
-``settling``. ``failed_reads`` and ``call_results`` handle requests that failed. ``transitions`` has
+``settling``. ``failed_reads`` and ``call_results`` handle requests that failed. ``decision`` has
 the steps that all of them share; ``invariants`` is checked on every decision before it is written.
 
-The claim that must never be wrong is "this job has stopped". It is built up as evidence levels;
-levels 3 to 5 include those from 2 on (see ``evidence``):
+The claim that must never be wrong is "this job has stopped". It is built up as evidence levels (see
+``evidence``):
 
 - 0: the request was accepted by this program. No effect on the job is known.
 - 1: the cloud acknowledged ``TerminateJob``. The call is asynchronous: instances still run.

@@ -7,10 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.decisions import evidence
-from orchestrator.domain.decisions.settling import (
-    on_still_stopped,
-)
-from orchestrator.domain.decisions.transitions import (
+from orchestrator.domain.decisions.decision import (
     Decision,
     accepted,
     apply_event,
@@ -20,13 +17,16 @@ from orchestrator.domain.decisions.transitions import (
     with_observation,
     with_run,
 )
+from orchestrator.domain.decisions.settling import (
+    on_still_stopped,
+)
 from orchestrator.domain.model.batch_job import JobSeen, JobState, JobSubmitted
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.termination import OnSubmitted, PollKind
 
 if TYPE_CHECKING:
-    from orchestrator.domain.decisions.transitions import Policy
+    from orchestrator.domain.decisions.decision import Policy
     from orchestrator.domain.model.termination import Termination
 
 
@@ -87,7 +87,7 @@ def _with_required_read(
     state proves nothing, the counters or NextAction decide.
     """
     state = updated.job.state
-    unclear = state is None or state.finished or not state.known
+    unclear = state is None or state.finished or not state.documented
     checked = updated.drain.submitted is not None or updated.calls.acknowledged_at is not None
     if unclear and not checked and termination.state is not State.SENDING:
         return schedule_poll(updated, PollKind.SUBMIT_INFO, now)

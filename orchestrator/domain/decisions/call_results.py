@@ -6,16 +6,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
 from orchestrator.domain.decisions import unconfirmed_ends
-from orchestrator.domain.decisions.transitions import (
+from orchestrator.domain.decisions.decision import (
     Decision,
     acknowledged,
     apply_event,
-    in_doubt,
     not_executed,
     problem_of,
     schedule_poll,
     with_deadline,
     with_failure,
+    with_unknown_outcome,
 )
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.model.attempt import TERMINATE_JOB
@@ -26,7 +26,7 @@ from orchestrator.domain.model.unconfirmed import Verdict
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.domain.decisions.transitions import Policy
+    from orchestrator.domain.decisions.decision import Policy
     from orchestrator.domain.errors import CloudError
     from orchestrator.domain.model.observation import (
         CallFailed,
@@ -63,7 +63,7 @@ def on_call_failed(
                 failed = unconfirmed_ends.missing(
                     failed, TERMINATE_JOB, now, appears_within_s=policy.appears_within_s
                 )
-            return Decision(after=in_doubt(failed, now), why=str(error))
+            return Decision(after=with_unknown_outcome(failed, now), why=str(error))
         case CloudErrorKind.UNAUTHORIZED:
             return _on_call_forbidden(failed, error, now, policy)
         case CloudErrorKind.REFUSED:

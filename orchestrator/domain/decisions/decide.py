@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, assert_never
 
 from orchestrator.domain.decisions.before_call import on_job_not_called, on_submission
 from orchestrator.domain.decisions.call_results import on_call_failed
-from orchestrator.domain.decisions.draining import on_job_draining
-from orchestrator.domain.decisions.failed_reads import on_missing, on_read_failed
-from orchestrator.domain.decisions.settling import on_job_settling
-from orchestrator.domain.decisions.transitions import (
+from orchestrator.domain.decisions.decision import (
     Decision,
     accepted,
     apply_event,
     given_up,
-    in_doubt,
     overdue,
     schedule_poll,
+    with_unknown_outcome,
 )
+from orchestrator.domain.decisions.draining import on_job_draining
+from orchestrator.domain.decisions.failed_reads import on_missing, on_read_failed
+from orchestrator.domain.decisions.settling import on_job_settling
 from orchestrator.domain.model.batch_job import JobSeen, JobSubmitted
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.observation import (
@@ -41,7 +41,7 @@ from orchestrator.domain.model.unconfirmed import DESCRIBE_JOBS
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.domain.decisions.transitions import Policy
+    from orchestrator.domain.decisions.decision import Policy
     from orchestrator.domain.model.observation import Observation, Read
     from orchestrator.domain.model.termination import Termination
 
@@ -59,7 +59,7 @@ def decide(termination: Termination, seen: Observation, now: datetime, policy: P
         case CallFailed():
             decision = on_call_failed(termination, seen, now, policy)
         case CallInterrupted():
-            decision = Decision(after=in_doubt(termination, now))
+            decision = Decision(after=with_unknown_outcome(termination, now))
         case Withdrawn():
             decision = apply_event(termination, Event.WITHDRAWN, now)
         case _:

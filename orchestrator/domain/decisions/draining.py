@@ -7,8 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.decisions import escalation, evidence
-from orchestrator.domain.decisions.instance_counts import contradiction
-from orchestrator.domain.decisions.transitions import (
+from orchestrator.domain.decisions.decision import (
     Decision,
     after_successful_read,
     apply_event,
@@ -17,13 +16,14 @@ from orchestrator.domain.decisions.transitions import (
     start_new_run,
     to_be_counted,
 )
+from orchestrator.domain.decisions.instance_counts import contradiction
 from orchestrator.domain.model.batch_job import JobSeen, JobState
 from orchestrator.domain.model.lifecycle import Event
 from orchestrator.domain.model.termination import EscalationLevel, PollKind
 from orchestrator.domain.pacing import polling
 
 if TYPE_CHECKING:
-    from orchestrator.domain.decisions.transitions import Policy
+    from orchestrator.domain.decisions.decision import Policy
     from orchestrator.domain.model.error_detail import ErrorDetail
     from orchestrator.domain.model.termination import Termination
 
@@ -61,10 +61,10 @@ def _on_draining(
         return replace(decision, after=after)
     state = updated.job.state
     live = seen.instances is not None and seen.instances.live > 0
-    if state is not None and (state.finished or (not state.known and not live)):
+    if state is not None and (state.finished or (not state.documented and not live)):
         return Decision(after=_on_finished_not_stopped(termination, updated, seen, now, policy))
     was_finished = termination.job.finished
-    runs = state is None or state.known
+    runs = state is None or state.documented
     revived = runs and was_finished and termination.evidence >= evidence.JOB_FINISHED
     revived = revived or _live_count_increased_since_call(termination, seen)
     if revived:
@@ -150,7 +150,7 @@ def _live_count_increased_since_call(termination: Termination, seen: JobSeen) ->
 
 
 def _calling_span(termination: Termination) -> timedelta:
-    """Return the time from the first TerminateJob to the last one."""
+    """Return the time from the first TerminateJob to ``last_called_at``."""
     calls = termination.calls
     if calls.last_called_at is None or calls.begun_at is None:
         return timedelta()

@@ -26,14 +26,14 @@ ACKNOWLEDGED: Final = 1
 JOB_FINISHED: Final = 2
 NO_INSTANCE_LIVE: Final = 3
 MACHINES_GONE: Final = 4
-SETTLED: Final = 5
+READ_AGAIN: Final = 5
 MEANINGS: Final[Mapping[int, str]] = {
     0: "the request was accepted; no effect on the job is known",
     ACKNOWLEDGED: "the cloud acknowledged TerminateJob",
     JOB_FINISHED: "the job reads SUCCEED or FAILED",
     NO_INSTANCE_LIVE: "the job does not run, and a count that adds up showed no live instance",
     MACHINES_GONE: "every machine that the job had when TerminateJob was sent is gone as well",
-    SETTLED: "all of this was read again after the settle window",
+    READ_AGAIN: "all of this was read again after the settle window",
 }
 
 
@@ -47,7 +47,7 @@ def proves_stopped(termination: Termination, seen: JobSeen) -> bool:
     state = state_seen(termination, seen)
     return (
         state is not None
-        and (state.finished or not state.known)
+        and (state.finished or not state.documented)
         and not seen.terminating
         and contradiction(termination, seen) is None
         and seen.instances is not None
@@ -55,7 +55,7 @@ def proves_stopped(termination: Termination, seen: JobSeen) -> bool:
     )
 
 
-def proves_settled(termination: Termination, settle_until: datetime) -> bool:
+def all_read_again(termination: Termination, settle_until: datetime) -> bool:
     """Return whether everything proven was read again at or after the end of the settle window.
 
     That is the instance counters and every captured machine.

@@ -7,11 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.decisions import unconfirmed_ends
-from orchestrator.domain.decisions.settling import (
-    on_record_deleted,
-    on_submission_unread,
-)
-from orchestrator.domain.decisions.transitions import (
+from orchestrator.domain.decisions.decision import (
     BEFORE_EFFECT,
     Decision,
     apply_event,
@@ -21,13 +17,17 @@ from orchestrator.domain.decisions.transitions import (
     retry_poll,
     schedule_poll,
 )
+from orchestrator.domain.decisions.settling import (
+    on_record_deleted,
+    on_submission_unread,
+)
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.termination import PollKind
 from orchestrator.domain.model.unconfirmed import DESCRIBE_JOB, DESCRIBE_JOBS, Verdict
 
 if TYPE_CHECKING:
-    from orchestrator.domain.decisions.transitions import Policy
+    from orchestrator.domain.decisions.decision import Policy
     from orchestrator.domain.errors import CloudError
     from orchestrator.domain.model.termination import Termination
 
@@ -46,7 +46,7 @@ def on_read_failed(
     if error.kind is CloudErrorKind.JOB_NOT_FOUND:
         return on_missing(updated, DESCRIBE_JOB, now, policy)
     if denied and termination.state in BEFORE_EFFECT:
-        return _on_denied(updated, error, now, policy)
+        return _on_contradicted(updated, error, now, policy)
     late = overdue(termination, now) or _unread_too_long(termination, now)
     # CLOCK_SKEW concerns the clock of the signature, not the job: it must not end a termination.
     if late and error.kind is not CloudErrorKind.CLOCK_SKEW:
@@ -67,7 +67,7 @@ def on_read_failed(
     return Decision(after=after)
 
 
-def _on_denied(
+def _on_contradicted(
     termination: Termination, error: CloudError, now: datetime, policy: Policy
 ) -> Decision:
     """Decide on a read that the cloud denied before any TerminateJob."""

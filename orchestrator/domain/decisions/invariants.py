@@ -16,7 +16,7 @@ from orchestrator.domain.model.lifecycle import PROVEN_STATES, TRANSITIONS, Even
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.decisions.decision import Decision
     from orchestrator.domain.model.termination import Termination
 
 
@@ -26,7 +26,8 @@ class Invariant(StrEnum):
     TRANSITION = "transition"
     """A state changes by an event of the lifecycle table, one revision at a time."""
     PROOF = "proof"
-    """A job counts as stopped only if it was read finished and a count showed no live instance;
+    """A job counts as stopped only if it was read finished, or in a state that the vendor does not
+    document, and a count showed no live instance;
     evidence 4 or more requires that all its machines are gone."""
     CALL = "call"
     """TerminateJob is sent only after a read has allowed it, and never to a SUBMITTED job."""
@@ -52,7 +53,7 @@ def check(before: Termination, decision: Decision, at: datetime) -> None:
 
 def _check_proof(termination: Termination) -> None:
     state, counters = termination.job.state, termination.drain.counters
-    finished = state is not None and (state.finished or not state.known)
+    finished = state is not None and (state.finished or not state.documented)
     none_live = counters is not None and counters.live == 0
     # For a job that reads SUCCEED and has no instance, only its end can be proven.
     empty = state is JobState.SUCCEED and counters is not None and not counters.total
@@ -78,7 +79,7 @@ def _check_call(termination: Termination, at: datetime) -> None:
     if (
         not was_read
         or termination.job.state is JobState.SUBMITTED
-        or termination.calls.in_doubt
+        or termination.calls.outcome_unknown
         or termination.schedule.terminate_after is None
         or termination.schedule.terminate_after > at
     ):
@@ -86,5 +87,5 @@ def _check_call(termination: Termination, at: datetime) -> None:
             Invariant.CALL,
             f"TerminateJob of {termination.id} would be sent at {at} with job state "
             f"{termination.job.state}, terminate_after {termination.schedule.terminate_after}, "
-            f"in doubt: {termination.calls.in_doubt}",
+            f"outcome unknown: {termination.calls.outcome_unknown}",
         )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain.decisions.transitions import apply_event
+from orchestrator.domain.decisions.decision import apply_event
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import Event
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.decisions.decision import Decision
     from orchestrator.domain.model.termination import Termination
 
 NOT_CONFIGURED: Final = "Client.AccountNotConfigured"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain.decisions.settling import is_doubtful, ran_again
+from orchestrator.domain.decisions.settling import needs_recount, ran_again
 from orchestrator.domain.model.termination import Revival
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def check_listed(termination: Termination, seen: JobSeen | None, now: datetime) 
         return RevivalCheck(termination=termination, count=over)
     if _runs(seen) or (termination.watch.revival is None and ran_again(termination, seen)):
         return RevivalCheck(termination=termination, ends=_runs(seen), came_back=seen)
-    return RevivalCheck(termination=termination, count=over or is_doubtful(termination, seen))
+    return RevivalCheck(termination=termination, count=over or needs_recount(termination, seen))
 
 
 def check_counted(termination: Termination, seen: JobSeen | None, now: datetime) -> RevivalCheck:
@@ -72,7 +72,7 @@ def check_refused(termination: Termination, now: datetime) -> RevivalCheck:
 
 
 def _runs(seen: JobSeen) -> bool:
-    return seen.state is not None and seen.state.known and not seen.state.finished
+    return seen.state is not None and seen.state.documented and not seen.state.finished
 
 
 def _is_over(termination: Termination, now: datetime) -> bool:

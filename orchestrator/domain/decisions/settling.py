@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.decisions import evidence
 from orchestrator.domain.decisions.capture_coverage import submission_unread
-from orchestrator.domain.decisions.instance_counts import contradiction, known_instances
-from orchestrator.domain.decisions.transitions import (
+from orchestrator.domain.decisions.decision import (
     Decision,
     after_successful_read,
     apply_event,
@@ -24,13 +23,14 @@ from orchestrator.domain.decisions.transitions import (
     start_new_run,
     to_be_counted,
 )
+from orchestrator.domain.decisions.instance_counts import contradiction, known_instances
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import Event
 from orchestrator.domain.model.termination import PollKind
 
 if TYPE_CHECKING:
-    from orchestrator.domain.decisions.transitions import Policy
+    from orchestrator.domain.decisions.decision import Policy
     from orchestrator.domain.errors import CloudError
     from orchestrator.domain.model.batch_job import JobSeen
     from orchestrator.domain.model.termination import Termination
@@ -45,12 +45,12 @@ def on_job_settling(
     """Decide on a read of a job in its settle window."""
     updated = after_successful_read(termination, seen)
     state = updated.job.state
-    if state is None or (state.known and not state.finished) or seen.terminating:
+    if state is None or (state.documented and not state.finished) or seen.terminating:
         return _on_revived(updated, now, policy)
-    doubt = _denial(termination, seen)
-    if doubt is not None:
-        return _on_denied(termination, updated, seen, now, policy, why=doubt)
-    if seen.instances is None and is_doubtful(termination, seen):
+    why = _contradiction_of_proof(termination, seen)
+    if why is not None:
+        return _on_contradicted(termination, updated, seen, now, policy, why=why)
+    if seen.instances is None and needs_recount(termination, seen):
         return Decision(after=schedule_poll(updated, PollKind.SINGLE, now))
     if seen.instances is None and termination.schedule.poll_kind is PollKind.SINGLE:
         # DescribeJob was sent for a count, and its answer had no counters.
@@ -58,7 +58,7 @@ def on_job_settling(
     return on_still_stopped(updated, now, policy)
 
 
-def _on_denied(
+def _on_contradicted(
     termination: Termination,
     updated: Termination,
     seen: JobSeen,
@@ -72,7 +72,7 @@ def _on_denied(
     proven = evidence.JOB_FINISHED if finished else evidence.of_running(updated)
     unproven = replace(updated, evidence=proven)
     if termination.schedule.give_up_at is not None and now >= termination.schedule.give_up_at:
-        # Without this, a job alternating between stopped and doubtful would never end.
+        # Without this, a job alternating between the two states would never end.
         return given_up(unproven, now, why=why)
     unproven = replace(
         unproven, schedule=replace(unproven.schedule, settle_until=None, confirm_from=None)
@@ -138,8 +138,8 @@ def on_still_stopped(termination: Termination, now: datetime, policy: Policy) ->
     if counted and ((confirmed and not machines.remaining) or late):
         if policy.compares and submission_unread(updated) and now < _compared_by(updated, now):
             return Decision(after=schedule_poll(updated, PollKind.SUBMIT_INFO, now))
-        if evidence.proves_settled(updated, settle_until):
-            updated = replace(updated, evidence=evidence.SETTLED)
+        if evidence.all_read_again(updated, settle_until):
+            updated = replace(updated, evidence=evidence.READ_AGAIN)
         return apply_event(replace(updated, problem=None), Event.SETTLED, now)
     updated = replace(updated, schedule=replace(updated.schedule, confirm_from=settle_until))
     soon = now + timedelta(seconds=policy.poll.settling_s)
@@ -159,6 +159,7 @@ def on_submission_unread(
         return Decision(after=termination)
     updated = termination
     if error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED):
+        # 0 stands for a number that cannot be read.
         updated = replace(updated, drain=replace(updated.drain, submitted=0))
     soon = now + timedelta(seconds=policy.poll.settling_s)
     return Decision(after=schedule_poll(updated, PollKind.BATCH, soon))
@@ -198,13 +199,13 @@ def _machines_stay(termination: Termination, now: datetime) -> Decision:
     return given_up(termination, now, why=why)
 
 
-def is_doubtful(termination: Termination, seen: JobSeen) -> bool:
+def needs_recount(termination: Termination, seen: JobSeen) -> bool:
     """Return whether a finished job that DescribeJobs showed may run again and must be counted.
 
     Its EndTime was known and is missing now, or its state became one that is not documented.
     """
     lost = termination.job.end_time is not None and seen.end_time is None
-    new_word = seen.state is not None and not seen.state.known
+    new_word = seen.state is not None and not seen.state.documented
     return lost or (new_word and seen.state != termination.job.state)
 
 
@@ -222,7 +223,7 @@ def _instant(time: str) -> datetime | str:
         return time
 
 
-def _denial(termination: Termination, seen: JobSeen) -> str | None:
+def _contradiction_of_proof(termination: Termination, seen: JobSeen) -> str | None:
     """Return why a finished job may no longer be stopped, or None if nothing contradicts it."""
     if ran_again(termination, seen):
         return "its EndTime changed"

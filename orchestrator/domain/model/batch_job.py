@@ -41,7 +41,7 @@ class JobState(StrEnum):
         return self in (JobState.SUCCEED, JobState.FAILED)
 
     @property
-    def known(self) -> bool:
+    def documented(self) -> bool:
         """True if the vendor documents the state."""
         return self.value in type(self).__members__
 

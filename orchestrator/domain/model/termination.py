@@ -178,7 +178,7 @@ class TerminateCalls:
     """Time of the first TerminateJob of this run."""
     acknowledged_at: datetime | None = None
     """Time at which the cloud last acknowledged TerminateJob, or was observed to act on it."""
-    in_doubt: bool = False
+    outcome_unknown: bool = False
     """TerminateJob was sent and its outcome is unknown: the job is read before anything else."""
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain.decisions.transitions import overdue
+from orchestrator.domain.decisions.decision import overdue
 from orchestrator.domain.forecasting.drain_history import begin, observe
 from orchestrator.domain.forecasting.forecast import of_drain, of_queued, stalled
 from orchestrator.domain.model.lifecycle import State

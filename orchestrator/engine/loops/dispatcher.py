@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from orchestrator.engine.partition import Partition
 
 WRITE_AHEAD_S = 0.05
-"""Time before the permit's send time at which an attempt is written, so that it costs no quota."""
+"""How long before its send time an attempt is written: the write must not delay the call."""
 
 
 class Dispatcher:

@@ -86,7 +86,7 @@ class Escalator:
         )
 
     async def _write(self, straggler: Straggler) -> Straggler:
-        await self._partition.store.instances.start(straggler, self._partition.clock.now())
+        await self._partition.store.instances.open_attempt(straggler, self._partition.clock.now())
         return straggler
 
     async def _finish(
@@ -96,7 +96,7 @@ class Escalator:
         error = answer if isinstance(answer, CloudError) else None
         self._back_off(error)
         self._log_refusal(straggler, error)
-        await store.finish(
+        await store.close_attempt(
             straggler, result, again=error is not None and error.kind in NOT_EXECUTED
         )
         forbidden = error is not None and error.kind is CloudErrorKind.UNAUTHORIZED

@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.decisions import capture_coverage
+from orchestrator.domain.decisions.decision import problem_of
 from orchestrator.domain.decisions.escalation import count_every_s
-from orchestrator.domain.decisions.transitions import problem_of
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
 from orchestrator.domain.model import machine_capture
 from orchestrator.domain.model.error_detail import ErrorDetail
@@ -185,13 +185,13 @@ class InstanceReader:
             if capture.ended_at is not None:
                 due_s = RESCAN_AFTER_FAILURE_S if capture.problem else RESCAN_INTERVAL_S
                 due_s = min(due_s, count_every_s(read.termination))
-            await partition.store.instances.read(
+            await partition.store.instances.write_rescan(
                 read.termination, capture, page, due_at=self._in(due_s)
             )
             if capture.ended_at is not None:
                 partition.wakeups.escalations.set()
             return
-        await partition.store.instances.capture(
+        await partition.store.instances.write_capture(
             read.termination,
             capture,
             page,

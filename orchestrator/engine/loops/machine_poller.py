@@ -7,7 +7,7 @@ import math
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.decisions.transitions import problem_of
+from orchestrator.domain.decisions.decision import problem_of
 from orchestrator.domain.errors import REFUSALS, CloudError, CloudErrorKind
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.machine import classify_machine

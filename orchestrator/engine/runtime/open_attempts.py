@@ -24,7 +24,7 @@ Written = TypeVar("Written")
 
 
 class OpenAttempts(Generic[K]):
-    """Sender of one loop's attempts; it closes those whose result nothing will write.
+    """Write-ahead record of one loop's calls; it closes attempts whose result nothing will write.
 
     An attempt is *under way* from the write before its request until the write of its result. An
     open attempt that is not is an *orphan*: its process ended, its partition was taken over, or a
@@ -51,8 +51,8 @@ class OpenAttempts(Generic[K]):
     async def close_orphans(self, taken_up: int) -> None:
         """Close the attempts whose result nothing will write, if there may be one.
 
-        ``taken_up``: number of times that terminations set aside were given back to the loops;
-        their orphans are left open until then.
+        ``taken_up``: number of times that terminations which were set aside were given back to the
+        loops; their orphans stay open until then.
         """
         if self._may_have_orphans or taken_up != self._taken_up:
             self._may_have_orphans, self._taken_up = False, taken_up

@@ -55,7 +55,11 @@ def before_send() -> None:
 
 
 class RateLimiter:
-    """Sender of one action's calls to one host: under its quota, and only while the lease holds."""
+    """Gate before each call of one action to one host.
+
+    It waits for a permit of the quota (``domain.pacing.quota``), and refuses to send once another
+    replica may hold the lease.
+    """
 
     def __init__(
         self,

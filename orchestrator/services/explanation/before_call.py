@@ -93,7 +93,7 @@ def explain_held(termination: Termination, context: ExplanationContext) -> Expla
 
 
 def explain_sending(termination: Termination, context: ExplanationContext) -> Explanation:
-    if termination.calls.in_doubt:
+    if termination.calls.outcome_unknown:
         return explain_poll(
             termination,
             context,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from orchestrator.domain.leasing.lease import FencingToken
+    from orchestrator.domain.leasing.fencing import FencingToken
     from orchestrator.domain.model.lifecycle import State
     from orchestrator.store.database.dialect import Dialect
 
@@ -59,7 +59,7 @@ class Transaction:
         """Return the time by the clock that all replicas share."""
         return await self._dialect.clock(self.connection) or self._now()
 
-    async def hold(self, fence: FencingToken) -> None:
+    async def lock_partition(self, fence: FencingToken) -> None:
         """Keep the lease of the partition from passing to another replica before the commit.
 
         Raises LeaseLost if it has passed to another replica, or was given back.

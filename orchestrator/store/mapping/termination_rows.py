@@ -61,7 +61,7 @@ SET_BY_ENGINE: Final = (
     "next_poll_at",
     "terminate_after",
     "priority",
-    "in_doubt",
+    "outcome_unknown",
     "failures",
     "run",
     "calls_begun_at",

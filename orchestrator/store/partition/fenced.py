@@ -1,4 +1,8 @@
-"""Base of the stores of one partition: writes under its lease, reads of its terminations."""
+"""Base of the stores of one partition: writes under its lease, reads of its terminations.
+
+Every write first locks the row of the partition under this replica's epoch, and raises LeaseLost if
+another replica has taken it. This guards writes; ``engine.lease`` and ``RateLimiter`` guard calls.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, CompoundSelect, Select
 
-    from orchestrator.domain.leasing.lease import FencingToken
+    from orchestrator.domain.leasing.fencing import FencingToken
     from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database.database import Database
     from orchestrator.store.database.transaction import Transaction
@@ -71,12 +75,12 @@ class Fenced:
     ) -> T:
         """Write as the partition's holder; raises LeaseLost, and errors of violated invariants.
 
-        ``which`` selects the terminations that are written. If RowsLocked is raised, the loops do
-        not read the locked ones of these until they are free.
+        ``which`` selects the terminations that are written. After RowsLocked, the loops skip those
+        whose rows are locked until they are unlocked.
         """
 
         async def held(transaction: Transaction) -> T:
-            await transaction.hold(self._fence)
+            await transaction.lock_partition(self._fence)
             return await work(transaction)
 
         try:

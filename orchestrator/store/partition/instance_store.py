@@ -53,7 +53,7 @@ class SqlInstanceStore(Fenced):
         )
         return to_capture, to_read
 
-    async def capture(
+    async def write_capture(
         self,
         before: Termination,
         after: Capture,
@@ -69,7 +69,7 @@ class SqlInstanceStore(Fenced):
             terminations.c.id == before.id,
         )
 
-    async def read(
+    async def write_rescan(
         self,
         before: Termination,
         after: Capture,
@@ -78,7 +78,9 @@ class SqlInstanceStore(Fenced):
         due_at: datetime | None,
     ) -> None:
         await self._write(
-            lambda transaction: stragglers.read(transaction, before, after, page, due_at=due_at),
+            lambda transaction: stragglers.write_rescan(
+                transaction, before, after, page, due_at=due_at
+            ),
             terminations.c.id == before.id,
         )
 
@@ -104,15 +106,21 @@ class SqlInstanceStore(Fenced):
             lambda transaction: stragglers.close_orphaned_attempts(transaction, orphaned, at)
         )
 
-    async def start(self, straggler: Straggler, at: datetime) -> None:
+    async def open_attempt(self, straggler: Straggler, at: datetime) -> None:
         await self._write(
-            lambda transaction: stragglers.start(transaction, straggler, self._fence.partition, at),
+            lambda transaction: stragglers.open_attempt(
+                transaction, straggler, self._fence.partition, at
+            ),
             terminations.c.id == straggler.termination_id,
         )
 
-    async def finish(self, straggler: Straggler, answer: AttemptResult, *, again: bool) -> None:
+    async def close_attempt(
+        self, straggler: Straggler, answer: AttemptResult, *, again: bool
+    ) -> None:
         await self._write(
-            lambda transaction: stragglers.finish(transaction, straggler, answer, again=again),
+            lambda transaction: stragglers.close_attempt(
+                transaction, straggler, answer, again=again
+            ),
             terminations.c.id == straggler.termination_id,
         )
 

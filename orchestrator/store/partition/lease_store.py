@@ -24,7 +24,7 @@ from sqlalchemy import (
     update,
 )
 
-from orchestrator.domain.leasing.lease import FencingToken, LeaseSnapshot
+from orchestrator.domain.leasing.fencing import FencingToken, LeaseSnapshot
 from orchestrator.store.partition import clock_steps
 from orchestrator.store.schema import operations, partitions, replicas, terminations
 

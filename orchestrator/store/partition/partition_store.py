@@ -34,8 +34,8 @@ from orchestrator.store.schema import (
     terminations,
 )
 from orchestrator.store.terminations import milestones, set_aside, turns
+from orchestrator.store.terminations.decision_writes import write_decision, write_decisions
 from orchestrator.store.terminations.row_locks import RowLocks, unlocked
-from orchestrator.store.terminations.transitions import write_decision, write_decisions
 from orchestrator.store.terminations.turns import DISPATCH_ORDER
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, CompoundSelect, Select
 
+    from orchestrator.domain.decisions.decision import Decision
     from orchestrator.domain.decisions.revival import RevivalCheck
-    from orchestrator.domain.decisions.transitions import Decision
-    from orchestrator.domain.leasing.lease import FencingToken
+    from orchestrator.domain.leasing.fencing import FencingToken
     from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
     from orchestrator.domain.model.error_detail import ErrorDetail
     from orchestrator.domain.model.termination import PollFilter, Termination

@@ -121,7 +121,7 @@ _NEXT_ESCALATION_TARGET = (
 )
 
 
-async def read(
+async def write_rescan(
     transaction: Transaction,
     before: Termination,
     after: Capture,
@@ -212,7 +212,7 @@ def _rows_of(straggler: Straggler) -> Any:
     )
 
 
-async def start(
+async def open_attempt(
     transaction: Transaction, straggler: Straggler, partition: str, at: datetime
 ) -> None:
     """Write an attempt before its call is sent."""
@@ -236,7 +236,7 @@ async def start(
     )
 
 
-async def finish(
+async def close_attempt(
     transaction: Transaction, straggler: Straggler, answer: AttemptResult, *, again: bool
 ) -> None:
     """Write the answer of the open attempt; with ``again``, the call is made once more."""

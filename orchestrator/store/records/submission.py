@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Row, insert, select, update
 
 from orchestrator.domain.audit.hash_chain import ACCEPTED, lines_sha256
-from orchestrator.domain.errors import Conflict
+from orchestrator.domain.errors import IdempotencyKeyReused
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.operation import KEY_LIFETIME
 from orchestrator.domain.model.termination import OnSubmitted, Schedule, Termination
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 async def create(
     transaction: Transaction, new: NewOperation, termination_ids: Sequence[str]
 ) -> SubmissionResult:
-    """Store ``new``; raises Conflict if its idempotency key belongs to another request.
+    """Store ``new``; raises IdempotencyKeyReused if its idempotency key belongs to another request.
 
     Live terminations are locked, and new ones stored, in the order of the job ids. Of two replicas
     with the same jobs, one then waits for the other, and they never deadlock.
@@ -111,7 +111,7 @@ async def _find_by_key(transaction: Transaction, new: NewOperation) -> str | Non
     if row is None:
         return None
     if row.request_hash != new.request_hash:
-        raise Conflict(
+        raise IdempotencyKeyReused(
             f"Idempotency-Key {new.idempotency_key!r} was used for another request "
             f"({row.id}): send the same body, or use a new key"
         )

@@ -24,7 +24,7 @@ from orchestrator.store.schema import (
     terminations,
 )
 from orchestrator.store.sql import whole_seconds
-from orchestrator.store.terminations.transitions import write_decision
+from orchestrator.store.terminations.decision_writes import write_decision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.decisions.decision import Decision
     from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database.database import Database
     from orchestrator.store.database.transaction import Transaction

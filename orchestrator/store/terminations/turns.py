@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, bindparam, cast, func, select, update
 
-from orchestrator.domain.decisions.transitions import BEFORE_EFFECT
+from orchestrator.domain.decisions.decision import BEFORE_EFFECT
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import PollKind
 from orchestrator.store.chunks import chunks
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Row
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.decisions.decision import Decision
     from orchestrator.domain.model.operation import NewOperation
     from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database.transaction import Transaction

@@ -12,16 +12,16 @@ from sqlalchemy import event, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.decisions.decision import Decision
 from orchestrator.domain.decisions.invariants import Invariant
-from orchestrator.domain.decisions.transitions import Decision
 from orchestrator.domain.errors import (
     CloudError,
     CloudErrorKind,
-    Conflict,
+    IdempotencyKeyReused,
     InvariantViolated,
     StoreUnavailable,
 )
-from orchestrator.domain.leasing.lease import FencingToken
+from orchestrator.domain.leasing.fencing import FencingToken
 from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.error_detail import ErrorDetail
@@ -347,7 +347,7 @@ async def test_the_same_key_is_the_same_operation_and_another_body_a_conflict(
     first = await submit(records, 1, "job-1", idempotency_key="k")
     again = await records.create(operation(2, "job-1", idempotency_key="k"), ["trm_x"])
     assert (again.operation_id, again.replayed) == (first, True)
-    with pytest.raises(Conflict, match="op_1"):
+    with pytest.raises(IdempotencyKeyReused, match="op_1"):
         await records.create(
             operation(3, "job-2", idempotency_key="k", request_hash="other"), ["trm_y"]
         )

@@ -337,7 +337,7 @@ def test_states_are_read_and_unknown_ones_kept_as_they_are(value, state) -> None
     read = read_job(JobState=value).state
     assert read is not None
     assert read == state
-    assert read.known is (state in JobState.__members__)
+    assert read.documented is (state in JobState.__members__)
 
 
 @pytest.mark.parametrize(

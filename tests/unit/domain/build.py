@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from orchestrator.domain.decisions.decision import Policy
 from orchestrator.domain.decisions.escalation import EscalationPolicy
-from orchestrator.domain.decisions.transitions import Policy
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.batch_job import InstanceCounters, JobSeen, JobState, TaskSeen
 from orchestrator.domain.model.lifecycle import State

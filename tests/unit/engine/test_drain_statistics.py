@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.domain.decisions.transitions import Decision
+from orchestrator.domain.decisions.decision import Decision
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.engine import drain_statistics
 from orchestrator.engine.drain_statistics import (

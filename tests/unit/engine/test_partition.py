@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.domain.decisions.transitions import Decision
+from orchestrator.domain.decisions.decision import Decision
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import Event

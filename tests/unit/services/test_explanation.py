@@ -172,7 +172,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "an answer that was lost",
         State.SENDING,
         {},
-        {"in_doubt": True, "next_poll_at": later(1), "problem": TROUBLE},
+        {"outcome_unknown": True, "next_poll_at": later(1), "problem": TROUBLE},
         "whether its TerminateJob request had effect (last error: Client.Timeout: no",
         "send TerminateJob again only if the request had no effect",
         later(1),
@@ -181,7 +181,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "a process that ended in between",
         State.SENDING,
         {},
-        {"in_doubt": True},
+        {"outcome_unknown": True},
         "a read of the job: it is not known whether its TerminateJob request had effect",
         "send TerminateJob again only if the request had no effect",
         NOW,
@@ -458,7 +458,7 @@ def test_the_wait_of_a_live_termination(
 def test_a_poll_that_is_a_little_late_is_due_now(state: State) -> None:
     """The time of the next action is never in the past."""
     late: dict[str, Any] = {"next_poll_at": later(-LATE_S), "settle_until": later(-LATE_S)}
-    found = explained(state, **late, in_doubt=True)
+    found = explained(state, **late, outcome_unknown=True)
     assert found.next_action_at == NOW
     assert "overdue since" not in found.waiting_for
 
@@ -466,9 +466,9 @@ def test_a_poll_that_is_a_little_late_is_due_now(state: State) -> None:
 @pytest.mark.parametrize("state", LIVE_STATES, ids=str)
 def test_a_poll_behind_others_has_no_time(state: State) -> None:
     """Otherwise it would read as due now in every response, for minutes."""
-    usual = explained(state, in_doubt=True, settle_until=later(30), problem=THROTTLED)
+    usual = explained(state, outcome_unknown=True, settle_until=later(30), problem=THROTTLED)
     late: dict[str, Any] = {"next_poll_at": later(-LATE_S - 1), "settle_until": later(30)}
-    late |= {"problem": THROTTLED, "in_doubt": True}
+    late |= {"problem": THROTTLED, "outcome_unknown": True}
     found = explained(state, **late)
     due = f"{usual.waiting_for}; the poll has been overdue since 2026-01-01T11:59:54Z"
     known = "other polls come first, or its database row is locked (see the log)"
@@ -492,7 +492,7 @@ def test_a_termination_that_waits_for_its_call_waits_for_no_poll(state: State) -
         (State.QUEUED, {}, "a poll of the job before TerminateJob is sent"),
         (
             State.SENDING,
-            {"in_doubt": True},
+            {"outcome_unknown": True},
             "a read of the job: it is not known whether its TerminateJob request had effect",
         ),
         (

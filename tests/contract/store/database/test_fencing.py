@@ -11,7 +11,7 @@ from sqlalchemy import event, select, text, update
 from sqlalchemy.util import await_only
 
 from orchestrator.domain.errors import LeaseLost
-from orchestrator.domain.leasing.lease import FencingToken
+from orchestrator.domain.leasing.fencing import FencingToken
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.store import schema
 from orchestrator.store.partition.lease_store import SqlLeaseStore
@@ -36,7 +36,7 @@ async def test_a_partition_is_not_taken_while_its_holder_writes(
         holds, goes_on = asyncio.Event(), asyncio.Event()
 
         async def work(transaction: Transaction) -> None:
-            await transaction.hold(fence)
+            await transaction.lock_partition(fence)
             holds.set()
             await goes_on.wait()
             await transaction.execute(
@@ -80,7 +80,7 @@ class Rivals:
 
     async def _write(self, database: Database, fence: FencingToken, pause_s: float) -> None:
         async def work(transaction: Transaction) -> None:
-            await transaction.hold(fence)
+            await transaction.lock_partition(fence)
             await transaction.execute(text(f"SELECT pg_sleep({pause_s})"))
             await transaction.execute(update(schema.probes).values(number=fence.epoch))
 

@@ -62,7 +62,7 @@ TERMINATION: dict[str, Any] = {
     "tasks": [],
     "poll_kind": "batch",
     "priority": False,
-    "in_doubt": False,
+    "outcome_unknown": False,
     "failures": 0,
     "created_at": NOW,
 }

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import delete, insert, select, text, update
 
 from orchestrator.domain.errors import LeaseLost
-from orchestrator.domain.leasing.lease import FencingToken
+from orchestrator.domain.leasing.fencing import FencingToken
 from orchestrator.store import schema
 from orchestrator.store.database import postgresql
 from orchestrator.store.partition.lease_store import SqlLeaseStore
@@ -100,7 +100,7 @@ async def test_a_replica_paused_within_a_transaction_delays_others_for_a_short_t
         async def work(transaction: Transaction) -> None:
             nonlocal runs
             runs += 1
-            await transaction.hold(fence)
+            await transaction.lock_partition(fence)
             if within_a_statement and runs == 1:
                 raw: Any = (await transaction.connection.get_raw_connection()).driver_connection
                 await raw.prepare("SELECT 1")  # parsed, and not bound

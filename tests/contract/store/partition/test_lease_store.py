@@ -14,7 +14,7 @@ from sqlalchemy import Interval, insert, literal, select, update
 
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import LeaseLost
-from orchestrator.domain.leasing.lease import FencingToken
+from orchestrator.domain.leasing.fencing import FencingToken
 from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
 from orchestrator.domain.model.batch_job import InstanceSeen, TaskPage, TaskSeen, TaskSubmitted
 from orchestrator.domain.model.error_detail import ErrorDetail
@@ -315,7 +315,7 @@ async def test_a_free_partition_accepts_no_fencing_token(
     await world.live("p1", replicas=("a",))
 
     async def work(transaction: Transaction) -> None:
-        await transaction.hold(fence)
+        await transaction.lock_partition(fence)
 
     with pytest.raises(LeaseLost):
         await world.database.write(work)
@@ -327,9 +327,9 @@ async def test_each_fencing_token_of_a_transaction_is_checked(world: LeaseWorld)
     await take(world, "b", "p2")
 
     async def work(transaction: Transaction) -> None:
-        await transaction.hold(mine)
-        await transaction.hold(mine)
-        await transaction.hold(lost)
+        await transaction.lock_partition(mine)
+        await transaction.lock_partition(mine)
+        await transaction.lock_partition(lost)
 
     with pytest.raises(LeaseLost, match="p2"):
         await world.database.write(work)
@@ -378,7 +378,7 @@ async def troubling(store: PartitionStore) -> Callable[[], Awaitable[object]]:
 
 
 async def capturing(store: PartitionStore) -> Callable[[], Awaitable[object]]:
-    return partial(store.instances.capture, await only(store), Capture(run=1), awaits=False)
+    return partial(store.instances.write_capture, await only(store), Capture(run=1), awaits=False)
 
 
 async def looking_up(store: PartitionStore) -> Callable[[], Awaitable[object]]:
@@ -395,7 +395,9 @@ async def hiding(store: PartitionStore) -> Callable[[], Awaitable[object]]:
 
 async def captured(store: PartitionStore) -> CapturedMachine:
     task = TaskSubmitted(name="a", instances=1)
-    await store.instances.capture(await only(store), Capture(run=1, tasks=(task,)), awaits=False)
+    await store.instances.write_capture(
+        await only(store), Capture(run=1, tasks=(task,)), awaits=False
+    )
     page = TaskPage(
         observed_at=NOW,
         task=TaskSeen(name="a"),
@@ -403,7 +405,7 @@ async def captured(store: PartitionStore) -> CapturedMachine:
         rows=1,
         instances_total=1,
     )
-    await store.instances.capture(await only(store), Capture(run=1), page, awaits=False)
+    await store.instances.write_capture(await only(store), Capture(run=1), page, awaits=False)
     (machine,) = await store.instances.machines_due(NOW, NOW, 1)
     return machine
 

@@ -102,11 +102,13 @@ async def test_a_page_is_written_only_on_the_capture_it_was_read_for(
     await submit(records, 1, "job-1")
     before = await found(records, "trm_1_job-1")
     after = await capture(store, records, "job-1", instance(0, "ins-1"))
-    await store.instances.capture(before, Capture(run=1), awaits=True)
+    await store.instances.write_capture(before, Capture(run=1), awaits=True)
     stale = replace(
         before, captures=replace(before.captures, machines=Capture(run=1, tasks=(TASK,)))
     )
-    await store.instances.capture(stale, Capture(run=1), page(instance(1, "ins-2")), awaits=True)
+    await store.instances.write_capture(
+        stale, Capture(run=1), page(instance(1, "ins-2")), awaits=True
+    )
     assert await found(records, before.id) == after
 
 
@@ -138,7 +140,9 @@ async def test_captures_are_due_in_the_order_of_the_calls(
     )
     await capture(store, records, captured.job_id)
     assert await to_capture(store) == [second.id, first.id]
-    await store.instances.capture(first, Capture(run=1, failures=1), awaits=True, due_at=later(3))
+    await store.instances.write_capture(
+        first, Capture(run=1, failures=1), awaits=True, due_at=later(3)
+    )
     assert await to_capture(store, at=2.9) == [second.id]
     assert await to_capture(store, at=3) == [second.id, first.id]
     await store_fields(database, captured, run=2)
@@ -167,7 +171,7 @@ async def test_a_call_waits_for_its_capture_no_longer_than_it_may(
     assert await ready(-1) == ([], NOW)
     await store_fields(database, await found(records, captured.id), terminate_after=None)
     assert await ready(9.9) == ([], later(10))
-    await store.instances.capture(
+    await store.instances.write_capture(
         await found(records, waiting.id), Capture(run=1, tasks=(TASK,)), awaits=False
     )
     assert await ready(0) == ([waiting.id], None)

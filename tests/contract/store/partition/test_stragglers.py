@@ -63,7 +63,7 @@ async def read(
     begun = Capture(run=1, tasks=(TASK,), began_at=later(at))
     seen = replace(page(*(instance(n, f"ins-{n}") for n in indices)), observed_at=later(at))
     done = with_page(begun, seen, later(at))
-    await store.instances.read(before, done, seen, due_at=later(at + 5))
+    await store.instances.write_rescan(before, done, seen, due_at=later(at + 5))
 
 
 async def live(records: SqlRecords) -> list[int]:
@@ -150,9 +150,9 @@ async def test_each_live_instance_is_called_once_a_round(
     called = []
     while isinstance(straggler := await store.instances.next_escalation_target(), Straggler):
         called.append(straggler.target)
-        await store.instances.start(straggler, later(13))
+        await store.instances.open_attempt(straggler, later(13))
         answer = AttemptResult(at=later(14), outcome="accepted", request_id="r")
-        await store.instances.finish(straggler, answer, again=False)
+        await store.instances.close_attempt(straggler, answer, again=False)
     assert called == ["a/1", "a/2"]
     assert straggler == RoundFinished(ID)
     await store.instances.end_round(RoundFinished(ID), later(15))
@@ -174,7 +174,7 @@ async def test_a_read_that_fails_permanently_ends_its_round_and_no_other(
     for at, done_at in ((9, None), (10, 11), (70, 11)):
         begun = Capture(run=1, tasks=(TASK,), began_at=later(at))
         failed = ended(begun, later(at + 1), ErrorDetail(code="Unauthorized", message="no"))
-        await store.instances.read(await found(records, ID), failed, due_at=later(at + 60))
+        await store.instances.write_rescan(await found(records, ID), failed, due_at=later(at + 60))
         known = await found(records, ID)
         assert known.escalation.finished_at == (done_at and later(done_at))
     assert known.captures.rescanned_at is None
@@ -188,10 +188,10 @@ async def test_a_call_without_effect_is_made_again(
     await read(store, records, 1)
     straggler = await store.instances.next_escalation_target()
     assert isinstance(straggler, Straggler)
-    await store.instances.start(straggler, later(13))
+    await store.instances.open_attempt(straggler, later(13))
     assert await store.instances.next_escalation_target() is None, "its answer may come"
     answer = AttemptResult(at=later(14), outcome="throttled", code="RequestLimitExceeded")
-    await store.instances.finish(straggler, answer, again=True)
+    await store.instances.close_attempt(straggler, answer, again=True)
     assert await store.instances.next_escalation_target() == straggler
 
 
@@ -202,7 +202,7 @@ async def test_a_call_that_was_never_answered_is_closed_unless_it_is_under_way(
     await read(store, records, 1)
     straggler = await store.instances.next_escalation_target()
     assert isinstance(straggler, Straggler)
-    await store.instances.start(straggler, later(13))
+    await store.instances.open_attempt(straggler, later(13))
     assert await store.with_open_attempts() == [], "no TerminateJob call is in doubt"
     for under_way, closed_at in (({straggler}, None), (set[Straggler](), later(15))):
         await store.instances.close_orphaned_attempts(under_way, later(15))
@@ -221,16 +221,16 @@ async def test_an_instance_that_got_a_machine_is_not_called_while_a_call_for_it_
     await read(store, records, 1)
     straggler = await store.instances.next_escalation_target()
     assert isinstance(straggler, Straggler)
-    await store.instances.start(straggler, later(13))
+    await store.instances.open_attempt(straggler, later(13))
     before = await found(records, ID)
     begun = Capture(run=1, tasks=(TASK,), began_at=later(14))
     seen = replace(page(instance(1, "ins-new")), observed_at=later(14))
     done = with_page(begun, seen, later(14))
-    await store.instances.read(before, done, seen, due_at=later(20))
+    await store.instances.write_rescan(before, done, seen, due_at=later(20))
     assert await store.instances.next_escalation_target() is None
     await store.instances.close_orphaned_attempts((), later(15))
     assert await store.instances.next_escalation_target() == straggler
-    await store.instances.start(straggler, later(16))
+    await store.instances.open_attempt(straggler, later(16))
 
 
 async def test_a_round_ends_while_another_one_continues(
@@ -258,15 +258,15 @@ async def test_only_machines_that_may_run_for_the_job_alone_are_ended(
     )
     begun = Capture(run=1, tasks=(replace(TASK, instances=5),), began_at=later(12))
     done = with_page(begun, seen, later(12))
-    await store.instances.read(await found(records, ID), done, seen, due_at=None)
+    await store.instances.write_rescan(await found(records, ID), done, seen, due_at=None)
     for index, sight in ((1, MachineStatus.UP), (2, MachineStatus.GONE), (3, MachineStatus.NODE)):
         await store_status(database, index, sight)
     called = []
     while isinstance(straggler := await store.instances.next_escalation_target(), Straggler):
         called.append((straggler.action, straggler.target))
-        await store.instances.start(straggler, later(13))
+        await store.instances.open_attempt(straggler, later(13))
         answer = AttemptResult(at=later(14), outcome="accepted", request_id="r")
-        await store.instances.finish(straggler, answer, again=False)
+        await store.instances.close_attempt(straggler, answer, again=False)
     assert called == [("TerminateInstances", "ins-1"), ("TerminateInstances", "ins-4")]
     assert straggler == RoundFinished(ID)
     record = await records.termination(ID)
@@ -281,5 +281,5 @@ async def test_stale_data_is_not_written(
     stale = await found(records, ID)
     await read(store, records, 1)
     begun = Capture(run=1, tasks=(TASK,), began_at=NOW)
-    await store.instances.read(stale, begun, page(instance(9, "ins-9")), due_at=None)
+    await store.instances.write_rescan(stale, begun, page(instance(9, "ins-9")), due_at=None)
     assert await live(records) == [1]

@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.decisions.decision import apply_event
 from orchestrator.domain.decisions.escalation import Straggler
 from orchestrator.domain.decisions.revival import RevivalCheck
-from orchestrator.domain.decisions.transitions import apply_event
-from orchestrator.domain.errors import Conflict, StoreUnavailable
+from orchestrator.domain.errors import IdempotencyKeyReused, StoreUnavailable
 from orchestrator.domain.model.attempt import NewAttempt
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import Event, State
@@ -78,7 +78,7 @@ async def test_an_accepted_operation_is_logged(records: SqlRecords, log: Log) ->
     )
     again: dict[str, Any] = {"requested_by": FORGED, "idempotency_key": "k"}
     assert (await records.create(operation(2, "job-1", **again), ["trm_2"])).replayed
-    with pytest.raises(Conflict):
+    with pytest.raises(IdempotencyKeyReused):
         await records.create(operation(3, "job-1", request_hash="x", **again), ["trm_3"])
     assert log.lines() == [], "nothing was accepted"
 
@@ -125,11 +125,11 @@ async def test_the_first_call_of_an_operation_is_logged(
     assert [line[:23] for line in log.lines()] == [
         "operation op_5 accepted",
     ]
-    await store.instances.start(straggler(1), NOW)
+    await store.instances.open_attempt(straggler(1), NOW)
     assert log.lines() == ["operation op_5: first API call: TerminateTaskInstance for job-1"]
-    await store.instances.start(straggler(4), NOW)
+    await store.instances.open_attempt(straggler(4), NOW)
     assert log.lines() == ["operation op_4: first API call: TerminateTaskInstance for job-4"]
-    await store.instances.start(straggler(4, 1), NOW)
+    await store.instances.open_attempt(straggler(4, 1), NOW)
     assert log.lines() == []
 
 

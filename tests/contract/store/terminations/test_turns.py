@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.domain.decisions.decide import decide
-from orchestrator.domain.decisions.transitions import Decision
+from orchestrator.domain.decisions.decision import Decision
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.leasing.lease import FencingToken
+from orchestrator.domain.leasing.fencing import FencingToken
 from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State

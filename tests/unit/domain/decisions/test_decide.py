@@ -48,14 +48,14 @@ FAILED, RUNNING, SUBMITTED = JobState.FAILED, JobState.RUNNING, JobState.SUBMITT
 TERMINATING = read(RUNNING, LIVE, next_action="TERMINATING")
 
 
-def in_doubt() -> Termination:
+def unknown_outcome() -> Termination:
     return termination(
-        State.SENDING, in_doubt=True, poll_kind=PollKind.SINGLE, give_up_at=later(3600)
+        State.SENDING, outcome_unknown=True, poll_kind=PollKind.SINGLE, give_up_at=later(3600)
     )
 
 
 def overdue(state: State, *, by_s: float = 0) -> Termination:
-    return termination(state, in_doubt=state is State.SENDING, give_up_at=later(-by_s))
+    return termination(state, outcome_unknown=state is State.SENDING, give_up_at=later(-by_s))
 
 
 def called(state: State) -> Termination:
@@ -100,14 +100,14 @@ CASES: list[tuple[str, Termination, Observation, Event]] = [
     ("accepted", termination(State.SENDING), CallAccepted("r"), Event.CALL_ACCEPTED),
     (
         "seen terminating",
-        in_doubt(),
+        unknown_outcome(),
         read(RUNNING, LIVE, next_action="TERMINATING"),
         Event.CALL_ACCEPTED,
     ),
-    ("stopped in doubt", in_doubt(), read(FAILED), Event.CALL_ACCEPTED),
-    ("untouched", in_doubt(), read(RUNNING, LIVE), Event.CALL_NOT_EXECUTED),
-    ("succeeded in doubt", in_doubt(), read(JobState.SUCCEED), Event.SEEN_STOPPED),
-    ("submitted in doubt", in_doubt(), read(SUBMITTED, LIVE), Event.SEEN_SUBMITTED),
+    ("stopped in doubt", unknown_outcome(), read(FAILED), Event.CALL_ACCEPTED),
+    ("untouched", unknown_outcome(), read(RUNNING, LIVE), Event.CALL_NOT_EXECUTED),
+    ("succeeded in doubt", unknown_outcome(), read(JobState.SUCCEED), Event.SEEN_STOPPED),
+    ("submitted in doubt", unknown_outcome(), read(SUBMITTED, LIVE), Event.SEEN_SUBMITTED),
     ("submitted", termination(), batch_read(SUBMITTED), Event.SEEN_SUBMITTED),
     (
         "submitted, not to be held",
@@ -163,7 +163,12 @@ CASES: list[tuple[str, Termination, Observation, Event]] = [
             ReadFailed(error(CloudErrorKind.JOB_NOT_FOUND)),
             Event.SEEN_MISSING,
         )
-        for t in (termination(), termination(State.HELD), in_doubt(), termination(State.DRAINING))
+        for t in (
+            termination(),
+            termination(State.HELD),
+            unknown_outcome(),
+            termination(State.DRAINING),
+        )
     ],
     *[
         (
@@ -172,7 +177,7 @@ CASES: list[tuple[str, Termination, Observation, Event]] = [
             ReadFailed(error(kind)),
             Event.CALL_REFUSED,
         )
-        for t in (termination(), termination(State.HELD), in_doubt())
+        for t in (termination(), termination(State.HELD), unknown_outcome())
         for kind in (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED)
     ],
     *[
@@ -329,7 +334,7 @@ def test_a_call_whose_outcome_is_not_known_is_resolved_by_reading_the_job(
         after = decision.after
         assert (
             after.state,
-            after.calls.in_doubt,
+            after.calls.outcome_unknown,
             after.schedule.poll_kind,
             after.schedule.next_poll_at,
         ) == (
@@ -373,7 +378,7 @@ def test_calls_that_keep_failing_wait_longer_and_longer() -> None:
     waits = []
     for failures in range(1, 9):
         after = decide(
-            termination(State.SENDING, in_doubt=True, failures=failures),
+            termination(State.SENDING, outcome_unknown=True, failures=failures),
             read(RUNNING, LIVE),
             NOW,
             POLICY,
@@ -451,7 +456,7 @@ def test_a_revived_job_is_called_again(acknowledged_at: datetime | None) -> None
 
 
 def test_a_job_that_ran_again_after_a_lost_answer_is_called_again() -> None:
-    acted = decide(in_doubt(), read(FAILED), later(1), POLICY).after
+    acted = decide(unknown_outcome(), read(FAILED), later(1), POLICY).after
     assert (acted.evidence, acted.calls.acknowledged_at) == (2, later(1))
     assert decide(
         acted, read(RUNNING, LIVE), later(2), POLICY
@@ -461,8 +466,12 @@ def test_a_job_that_ran_again_after_a_lost_answer_is_called_again() -> None:
 @pytest.mark.parametrize(
     ("before", "seen", "why"),
     [
-        (in_doubt(), read(FAILED), "observed stopped after TerminateJob"),
-        (in_doubt(), read(RUNNING, LIVE, next_action="TERMINATING"), "is terminating the job"),
+        (unknown_outcome(), read(FAILED), "observed stopped after TerminateJob"),
+        (
+            unknown_outcome(),
+            read(RUNNING, LIVE, next_action="TERMINATING"),
+            "is terminating the job",
+        ),
         (
             termination(on_submitted=OnSubmitted.REFUSE),
             batch_read(SUBMITTED),
@@ -662,7 +671,7 @@ def test_a_job_read_stopped_is_not_reported_as_live() -> None:
 
 
 def test_a_revived_job_that_succeeds_had_been_stopped_by_an_earlier_call() -> None:
-    again = termination(State.SENDING, in_doubt=True, evidence=1, acknowledged_at=NOW)
+    again = termination(State.SENDING, outcome_unknown=True, evidence=1, acknowledged_at=NOW)
     decision = decide(again, read(JobState.SUCCEED, InstanceCounters(succeed=10)), later(1), POLICY)
     assert decision.after.state is State.DRAINING
 
@@ -684,7 +693,7 @@ def test_nothing_is_given_up_on_a_read_that_counted_nothing(
     [
         termination(poll_kind=PollKind.SINGLE, **CHECKED),
         termination(
-            State.SENDING, in_doubt=True, poll_kind=PollKind.SINGLE, give_up_at=later(3600)
+            State.SENDING, outcome_unknown=True, poll_kind=PollKind.SINGLE, give_up_at=later(3600)
         ),
         termination(State.DRAINING, poll_kind=PollKind.SINGLE, give_up_at=later(3600), failures=0),
     ],

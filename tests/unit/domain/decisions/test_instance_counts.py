@@ -34,7 +34,7 @@ from tests.unit.domain.build import (
 )
 
 if TYPE_CHECKING:
-    from orchestrator.domain.decisions.transitions import Policy
+    from orchestrator.domain.decisions.decision import Policy
 
 FAILED, RUNNING, SUCCEED = JobState.FAILED, JobState.RUNNING, JobState.SUCCEED
 CANCELLED, PAUSED = JobState("CANCELLED"), JobState("PAUSED")
@@ -200,8 +200,12 @@ def test_a_submission_that_cannot_be_read_keeps_no_job_from_being_verified(
 
 
 def test_a_word_that_is_not_documented_is_kept_as_it_is() -> None:
-    assert (CANCELLED.value, CANCELLED.known, CANCELLED.finished) == ("CANCELLED", False, False)
-    assert all(state.known for state in JobState)
+    assert (CANCELLED.value, CANCELLED.documented, CANCELLED.finished) == (
+        "CANCELLED",
+        False,
+        False,
+    )
+    assert all(state.documented for state in JobState)
     before = draining(job_state=RUNNING, observed_at=NOW)
     after = decide(before, batch_read(PAUSED, at=later(5)), later(5), POLICY).after
     assert (after.job.state, after.job.observed_at) == (PAUSED, later(5))
@@ -319,7 +323,7 @@ def test_the_first_count_is_not_the_last_one_however_short_the_window() -> None:
 def test_a_next_action_that_is_not_documented_hinders_no_proof_and_no_call() -> None:
     stopped = decide(draining(), read(FAILED, STOPPED, next_action="WHATEVER"), later(1), POLICY)
     assert (stopped.event, stopped.after.job.next_action) == (Event.SEEN_STOPPED, "WHATEVER")
-    doubt = termination(State.SENDING, in_doubt=True, give_up_at=later(3600))
+    doubt = termination(State.SENDING, outcome_unknown=True, give_up_at=later(3600))
     runs = decide(doubt, read(RUNNING, LIVE, next_action="WHATEVER"), later(1), POLICY)
     assert runs.event is Event.CALL_NOT_EXECUTED
 

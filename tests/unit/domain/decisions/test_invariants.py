@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.decisions.decision import Decision
 from orchestrator.domain.decisions.invariants import Invariant, check
-from orchestrator.domain.decisions.transitions import Decision
 from orchestrator.domain.errors import InvariantViolated
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
 from orchestrator.domain.model.lifecycle import Event, State
@@ -94,7 +94,7 @@ def test_no_more_is_claimed_while_a_machine_may_be_left(
     [
         {"job_state": None},
         {"job_state": JobState.SUBMITTED},
-        {"in_doubt": True},
+        {"outcome_unknown": True},
         {"terminate_after": None},
         {"terminate_after": later(0.001)},
     ],

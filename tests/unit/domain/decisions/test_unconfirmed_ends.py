@@ -26,7 +26,7 @@ from tests.unit.domain.build import (
 )
 
 if TYPE_CHECKING:
-    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.decisions.decision import Decision
     from orchestrator.domain.model.observation import Observation
     from orchestrator.domain.model.termination import Termination
 
@@ -82,7 +82,11 @@ def test_a_job_that_was_never_read_is_polled_for_two_minutes_by_describe_jobs() 
         termination(**READ),
         termination(State.HELD, **READ),
         termination(
-            State.SENDING, in_doubt=True, poll_kind=PollKind.SINGLE, give_up_at=later(3600), **READ
+            State.SENDING,
+            outcome_unknown=True,
+            poll_kind=PollKind.SINGLE,
+            give_up_at=later(3600),
+            **READ,
         ),
         termination(State.DRAINING, give_up_at=later(3600), **READ),
     ],
@@ -168,7 +172,11 @@ def test_a_job_that_terminate_job_did_not_find_is_read_before_it_ends() -> None:
     sending = decide(termination(terminate_after=NOW, **READ), CallStarted(), NOW, POLICY).after
     unknown = call_failed(UNKNOWN.error)
     doubtful = decide(sending, unknown, later(1), POLICY)
-    assert (doubtful.event, doubtful.after.calls.in_doubt, doubtful.after.schedule.poll_kind) == (
+    assert (
+        doubtful.event,
+        doubtful.after.calls.outcome_unknown,
+        doubtful.after.schedule.poll_kind,
+    ) == (
         None,
         True,
         PollKind.SINGLE,
@@ -252,7 +260,7 @@ def test_a_permission_that_is_granted_in_time_changes_nothing() -> None:
 
 PAST = [
     termination(State.HELD, poll_kind=PollKind.SINGLE, give_up_at=NOW),
-    termination(State.SENDING, poll_kind=PollKind.SINGLE, in_doubt=True, give_up_at=NOW),
+    termination(State.SENDING, poll_kind=PollKind.SINGLE, outcome_unknown=True, give_up_at=NOW),
     termination(State.DRAINING, poll_kind=PollKind.SINGLE, give_up_at=NOW),
     termination(State.SETTLING, poll_kind=PollKind.SINGLE, settle_until=later(-3600), evidence=3),
     termination(poll_kind=PollKind.SINGLE, created_at=later(-3600)),

@@ -35,7 +35,7 @@ from tests.unit.domain.build import (
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.decisions.decision import Decision
     from orchestrator.domain.model.termination import Termination
 
 WATCH_S = 120.0

@@ -98,7 +98,7 @@ async def test_a_call_of_unknown_outcome_is_in_doubt_and_not_repeated(
     await world.ready(JOB)
     await world.dispatch()
     after = await world.termination(JOB)
-    assert (after.state, after.calls.in_doubt, after.schedule.poll_kind) == (
+    assert (after.state, after.calls.outcome_unknown, after.schedule.poll_kind) == (
         State.SENDING,
         True,
         PollKind.SINGLE,
@@ -278,7 +278,7 @@ async def test_an_attempt_that_an_earlier_process_left_open_is_in_doubt_before_a
     (attempt,) = record.attempts
     assert (attempt.outcome, attempt.answered_at) == (INTERRUPTED, world.clock.now())
     after = record.termination
-    assert (after.state, after.calls.in_doubt) == (State.SENDING, True)
+    assert (after.state, after.calls.outcome_unknown) == (State.SENDING, True)
     assert (after.schedule.poll_kind, after.schedule.next_poll_at) == (
         PollKind.SINGLE,
         world.clock.now(),
@@ -291,7 +291,7 @@ async def test_it_is_in_doubt_even_while_no_call_may_leave(database: Database) -
     await cut_off(world, JOB)
     world.start()
     assert await world.dispatcher.step() > 0
-    assert (await world.termination(JOB)).calls.in_doubt
+    assert (await world.termination(JOB)).calls.outcome_unknown
     assert world.woken() == {"single_polls"}, "the job prober is to read the job"
 
 
@@ -337,7 +337,7 @@ async def test_an_answer_that_could_not_be_written_is_in_doubt_at_the_next_step(
     world.clock.advance(10)
     assert math.isinf(await world.dispatch())
     after = await world.termination(JOB)
-    assert (after.state, after.calls.in_doubt, after.schedule.poll_kind) == (
+    assert (after.state, after.calls.outcome_unknown, after.schedule.poll_kind) == (
         State.SENDING,
         True,
         PollKind.SINGLE,

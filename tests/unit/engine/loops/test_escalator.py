@@ -161,7 +161,7 @@ async def test_an_attempt_of_a_dead_process_is_closed_and_the_round_continues(
         await world.capture()
     straggler = await world.store.instances.next_escalation_target()
     assert isinstance(straggler, Straggler)
-    await world.store.instances.start(straggler, world.clock.now())
+    await world.store.instances.open_attempt(straggler, world.clock.now())
     world.start()
     world.clock.advance(1)
     await step_until(world, lambda t: t.escalation.round == 2, timeout_s=120)
@@ -182,7 +182,7 @@ async def test_such_an_attempt_is_closed_too_where_the_job_has_stopped_by_then(
         await world.capture()
     straggler = await world.store.instances.next_escalation_target()
     assert isinstance(straggler, Straggler)
-    await world.store.instances.start(straggler, world.clock.now())
+    await world.store.instances.open_attempt(straggler, world.clock.now())
     await store_fields(database, await world.termination(JOB), state=State.SETTLING)
     world.start()
     await world.escalator.step()
@@ -205,7 +205,7 @@ async def test_so_is_one_whose_answer_could_not_be_written(
         raise StoreUnavailable("full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(world.store.instances, "finish", full)
+        patched.setattr(world.store.instances, "close_attempt", full)
         await world.escalate()
     world.clock.advance(1)
     await world.escalate()

@@ -263,7 +263,7 @@ async def test_while_describe_job_is_spent_a_job_of_one_task_is_proven_by_its_ta
         {"job_state": None},
         {"job_state": JobState.FAILED_INTERRUPTED},
         {"state": State.QUEUED},
-        {"state": State.SENDING, "in_doubt": True},
+        {"state": State.SENDING, "outcome_unknown": True},
     ],
     ids=repr,
 )
@@ -292,7 +292,7 @@ async def test_the_tasks_of_a_job_that_was_never_counted_are_known_from_its_capt
     for job_id in jobs:
         row = await world.termination(job_id)
         capture = Capture(run=row.calls.run, tasks=shown, ended_at=world.clock.now())
-        await world.partition.store.instances.capture(row, capture, awaits=False)
+        await world.partition.store.instances.write_capture(row, capture, awaits=False)
     await world.probe()
     assert (world.called("DescribeJob"), world.called("DescribeTask")) == ([jobs[0]], by_task)
     for job_id in (jobs[0], *by_task):

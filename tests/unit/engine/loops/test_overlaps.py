@@ -20,8 +20,8 @@ from tests.support.partition_world import AMPLE, JOB, NoJitter, PartitionWorld, 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.domain.decisions.transitions import Decision
-    from orchestrator.domain.leasing.lease import FencingToken
+    from orchestrator.domain.decisions.decision import Decision
+    from orchestrator.domain.leasing.fencing import FencingToken
     from orchestrator.domain.model.attempt import AttemptResult
     from orchestrator.domain.model.termination import PollFilter, Termination
     from orchestrator.store.database.database import Database
@@ -93,8 +93,8 @@ async def test_an_answer_lost_while_another_is_recovered_is_recovered_too(
     store.gate.set()
     await step
     await world.dispatch()
-    assert (await world.termination(slow)).calls.in_doubt
-    assert (await world.termination(lost)).calls.in_doubt
+    assert (await world.termination(slow)).calls.outcome_unknown
+    assert (await world.termination(lost)).calls.outcome_unknown
 
 
 async def test_the_end_of_a_failure_is_written_once_it_can_be(database: Database) -> None:

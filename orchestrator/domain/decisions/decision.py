@@ -43,9 +43,9 @@ class Policy:
     ``batch_interval_s``: current interval between batch polls. ``jitter``: one draw from [0, 1).
     ``appears_within_s``: time for which a job that was never read is polled before it ends as
     ``not_found``. ``permitted_within_s``: time for which a request that the account may not make is
-    retried before the job ends as ``refused``. ``compares``: whether a job that was terminated is
-    compared with its submission if its capture has not read that; it is true if
-    DescribeJobSubmitInfo is in use and no capture waits for its quota.
+    retried before the job ends as ``refused``. ``compares``: whether a job whose number of
+    submitted instances is unknown is compared with DescribeJobSubmitInfo before it is verified; it
+    is true if that call is in use and no capture waits for its quota.
     """
 
     poll: PollPolicy
@@ -97,7 +97,7 @@ def apply_event(
         finished_at=now if state.final else termination.finished_at,
         unconfirmed=None if state.final else termination.unconfirmed,
         schedule=schedule,
-        calls=replace(calls, in_doubt=False),
+        calls=replace(calls, outcome_unknown=False),
     )
     return Decision(after=after, event=event, why=why)
 
@@ -219,11 +219,11 @@ def not_executed(termination: Termination, now: datetime, policy: Policy, *, why
     return replace(decision, after=replace(after, calls=calls))
 
 
-def in_doubt(termination: Termination, at: datetime) -> Termination:
+def with_unknown_outcome(termination: Termination, at: datetime) -> Termination:
     """Return the termination after a TerminateJob with unknown outcome: the job is read first."""
-    doubtful = with_deadline(termination, at)
-    doubtful = replace(doubtful, calls=replace(doubtful.calls, in_doubt=True))
-    return schedule_poll(doubtful, PollKind.SINGLE, at)
+    sent = with_deadline(termination, at)
+    sent = replace(sent, calls=replace(sent.calls, outcome_unknown=True))
+    return schedule_poll(sent, PollKind.SINGLE, at)
 
 
 def accepted(termination: Termination, now: datetime, policy: Policy) -> Decision:
