@@ -213,6 +213,7 @@ def upgrade() -> None:
         sa.Column("forecast_p90_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("forecast_stalled_since", sa.DateTime(timezone=True), nullable=True),
         sa.Column("revival_watch_s", sa.Float(), server_default=sa.text("0"), nullable=False),
+        sa.Column("revival_watch_from", sa.DateTime(timezone=True), nullable=True),
         sa.Column("revival_checked_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("revival", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("turn", sa.BigInteger(), server_default=sa.text("0"), nullable=False),

@@ -230,12 +230,11 @@ class Partition:
     def decide(self, termination: Termination, observation: Observation, at: datetime) -> Decision:
         """Return the decision on an observation, with the forecast updated.
 
-        A forecast only informs: one that fails is left out of the decision and logged.
+        A forecast only informs: one that fails is left out of the decision and logged. The history
+        of the drain is kept, since an escalation that is bound by the deadline relies on it.
         """
         decision = decide(termination, observation, at, self.policy())
-        after = replace(
-            decision.after, drain=replace(decision.after.drain, history=None, forecast=None)
-        )
+        after = replace(decision.after, drain=replace(decision.after.drain, forecast=None))
         with self._best_effort.leaving_out(f"a forecast of {self.name}"):
             past_durations = self._drain_statistics.durations(at)
             after = with_forecast(termination, decision.after, at, past_durations)

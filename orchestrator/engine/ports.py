@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from orchestrator.domain.decisions.escalation import ROUND_ACTIONS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.error_detail import ErrorDetail
     from orchestrator.domain.model.machine import CapturedMachine, MachineSeen, MachineStatus
     from orchestrator.domain.model.machine_capture import Capture
-    from orchestrator.domain.model.termination import PollFilter, Termination
+    from orchestrator.domain.model.termination import EscalationLevel, PollFilter, Termination
 
 
 class Clock(Protocol):
@@ -136,8 +138,10 @@ class InstanceStore(Protocol):
         stored rescan differs from ``before``.
         """
 
-    async def next_escalation_target(self) -> Straggler | RoundFinished | None:
-        """Return the instance or machine to terminate next, or a round that is finished.
+    async def next_escalation_target(
+        self, levels: Collection[EscalationLevel] = tuple(ROUND_ACTIONS)
+    ) -> Straggler | RoundFinished | None:
+        """Return a round that is finished, or the next instance or machine at one of the levels.
 
         Skip targets with an open attempt; a round ends only after all its attempts are closed.
         """
@@ -148,8 +152,11 @@ class InstanceStore(Protocol):
     async def close_orphaned_attempts(self, under_way: Collection[Straggler], at: datetime) -> None:
         """Close the open attempts for instances and machines, except those ``under_way``."""
 
-    async def open_attempt(self, straggler: Straggler, at: datetime) -> None:
-        """Write an attempt before its request is sent."""
+    async def open_attempt(self, straggler: Straggler, at: datetime) -> bool:
+        """Write an attempt before its request is sent.
+
+        Return False, and write nothing, if the target is no longer to be terminated.
+        """
 
     async def close_attempt(
         self, straggler: Straggler, answer: AttemptResult, *, again: bool

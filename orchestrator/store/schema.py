@@ -175,6 +175,7 @@ terminations = Table(
     Column("forecast_p90_at", UtcDateTime),
     Column("forecast_stalled_since", UtcDateTime),
     Column("revival_watch_s", Float, nullable=False, server_default=text("0")),
+    Column("revival_watch_from", UtcDateTime),
     Column("revival_checked_at", UtcDateTime),
     Column("revival", JSON(none_as_null=True)),
     Column("turn", BigInteger, nullable=False, server_default=text("0")),

@@ -22,6 +22,7 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import EscalationLevel, PollKind
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from orchestrator.domain.model.batch_job import InstanceCounters
@@ -52,8 +53,11 @@ LAST_SHARE: Final = 2 / 3
 """Latest start of the last level after the last progress, as a share of the deadline."""
 COUNTS_TO_SPARE: Final = 2
 """Count intervals by which a level is due early: counts are late when the quota is used up."""
-IN_ROUNDS: Final = (EscalationLevel.INSTANCES, EscalationLevel.MACHINES)
-"""Levels that send one request for each live instance."""
+ROUND_ACTIONS: Final[Mapping[EscalationLevel, str]] = {
+    EscalationLevel.INSTANCES: TERMINATE_TASK_INSTANCE,
+    EscalationLevel.MACHINES: TERMINATE_INSTANCES,
+}
+"""The action of each level that sends one request for each live instance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +89,8 @@ class Straggler:
 
     @property
     def action(self) -> str:
-        return TERMINATE_INSTANCES if self.machine_id else TERMINATE_TASK_INSTANCE
+        level = EscalationLevel.MACHINES if self.machine_id else EscalationLevel.INSTANCES
+        return ROUND_ACTIONS[level]
 
     @property
     def target(self) -> str:
@@ -215,7 +220,7 @@ def _must_begin(
 def going_on(termination: Termination) -> bool:
     """Return whether the current round still has requests to send."""
     started_at, finished_at = termination.escalation.started_at, termination.escalation.finished_at
-    return termination.escalation.level in IN_ROUNDS and (
+    return termination.escalation.level in ROUND_ACTIONS and (
         finished_at is None or started_at is None or finished_at < started_at
     )
 

@@ -76,8 +76,9 @@ def _runs(seen: JobSeen) -> bool:
 
 
 def _is_over(termination: Termination, now: datetime) -> bool:
-    assert termination.finished_at is not None
-    return now >= termination.finished_at + timedelta(seconds=termination.request.revival_watch_s)
+    began_at, lasts_s = termination.watch.began_at, termination.request.revival_watch_s
+    assert began_at is not None
+    return now >= began_at + timedelta(seconds=lasts_s)
 
 
 def revival_of(seen: JobSeen) -> Revival:

@@ -219,6 +219,8 @@ class Captures:
 class RevivalWatch:
     """The watch for a revival of the job after its termination has ended."""
 
+    began_at: datetime | None = None
+    """Start of the watch: ``finished_at``, moved along with steps of the clock."""
     checked_at: datetime | None = None
     """Last check, or start of the watch; None: the job is not watched."""
     revival: Revival | None = None

@@ -7,9 +7,8 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.decisions.escalation import RoundFinished, Straggler
+from orchestrator.domain.decisions.escalation import ROUND_ACTIONS, RoundFinished, Straggler
 from orchestrator.domain.errors import NOT_EXECUTED, REFUSALS, CloudError, CloudErrorKind
-from orchestrator.domain.model.attempt import PER_INSTANCE_ACTIONS
 from orchestrator.engine.runtime.loop import LoopKind
 from orchestrator.engine.runtime.open_attempts import OpenAttempts
 from orchestrator.engine.runtime.retry_timer import RetryTimer
@@ -39,7 +38,7 @@ class Escalator:
         self.name = f"escalator of {partition.name}"
         self.wake = partition.wakeups.escalations
         self._partition = partition
-        self._limiters = {action: partition.limiters[action] for action in PER_INSTANCE_ACTIONS}
+        self._limiters = {action: partition.limiters[action] for action in ROUND_ACTIONS.values()}
         self._attempts = OpenAttempts[Straggler](
             f"an escalation call of {partition.name}", partition.clock, self.wake, self._close
         )
@@ -51,23 +50,22 @@ class Escalator:
         """True once it was logged that the calls are refused."""
 
     async def step(self) -> float:
-        """Start one call if a target is left; return the seconds until the next may start."""
+        """Start one call if a target is left; return the seconds until the next may start.
+
+        A level whose action has no permit does not delay the other one.
+        """
         partition, store = self._partition, self._partition.store.instances
         await self._attempts.close_orphans(partition.taken_up)
-        wait_s = max(
-            self._backoff.wait_s(), min(limiter.wait_s() for limiter in self._limiters.values())
-        )
-        if wait_s > 0:
+        if (wait_s := self._backoff.wait_s()) > 0:
             return wait_s
-        match await store.next_escalation_target():
+        waits_s = {level: self._limiters[name].wait_s() for level, name in ROUND_ACTIONS.items()}
+        match await store.next_escalation_target([each for each in waits_s if waits_s[each] <= 0]):
             case Straggler() as straggler:
-                if (wait_s := self._limiters[straggler.action].wait_s()) > 0:
-                    return wait_s
                 await self._start(straggler)
             case RoundFinished() as finished:
                 await store.end_round(finished, partition.clock.now())
             case None:
-                return math.inf
+                return min((wait_s for wait_s in waits_s.values() if wait_s > 0), default=math.inf)
         return 0.0
 
     async def _close(self, under_way: Collection[Straggler]) -> None:
@@ -85,9 +83,10 @@ class Escalator:
             finish=self._finish,
         )
 
-    async def _write(self, straggler: Straggler) -> Straggler:
-        await self._partition.store.instances.open_attempt(straggler, self._partition.clock.now())
-        return straggler
+    async def _write(self, straggler: Straggler) -> Straggler | None:
+        partition = self._partition
+        opened = await partition.store.instances.open_attempt(straggler, partition.clock.now())
+        return straggler if opened else None
 
     async def _finish(
         self, straggler: Straggler, answer: str | CloudError, result: AttemptResult

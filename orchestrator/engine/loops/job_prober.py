@@ -86,7 +86,9 @@ class JobProber:
         under_way = set(self.calls.under_way)
         limit = len(under_way) + READS_PER_STEP
         rows_of = await self._partition.store.next_polls(now, limit, *PLANNED, UNLISTED_IN_TURN)
-        rows_of[UNLISTED] = rows_of.pop(UNLISTED_IN_TURN) + rows_of[UNLISTED]
+        in_turn = rows_of.pop(UNLISTED_IN_TURN)
+        once = {row.id: row for row in in_turn + rows_of[UNLISTED]}
+        rows_of[UNLISTED] = list(once.values())
         rows_of[PROOFS] = sorted(rows_of[PROOFS] + rows_of.pop(LAST_COUNTS), key=_wanted_at)
         next_s, blocked_s, proofs_wait = math.inf, list[float](), False
         rows_of[TO_COUNT] = []

@@ -301,7 +301,7 @@ _RENAMED: Final = {
         "machines": "capture",
         "awaited": "awaits_capture",
     },
-    "watch": {"checked_at": "revival_checked_at"},
+    "watch": {"began_at": "revival_watch_from", "checked_at": "revival_checked_at"},
 }
 _COLUMNS: Final = {
     part: {field.name: _RENAMED.get(part, {}).get(field.name, field.name) for field in fields(kind)}

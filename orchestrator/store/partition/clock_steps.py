@@ -56,6 +56,7 @@ _PLANNED_TIMES: Final = (
 )
 _LATEST_TIME: Final = literal_column("'9999-12-31 23:59:59.999999'", UtcDateTime())
 """The latest time; a value that SQLite sorts after it is not a time."""
+_WATCH_TIMES: Final = (_T.revival_watch_from, _T.revival_checked_at)
 _INSTANCE_TIMES: Final = [column for column in instances.c if isinstance(column.type, UtcDateTime)]
 _DOCUMENT_TIMES: Final = {
     "capture": ("counted_at", "began_at", "ended_at"),
@@ -175,18 +176,11 @@ async def _move(transaction: Transaction, partition: str, step: _Step) -> None:
         # The history of a drain was recorded by the old time.
         .values({column: step.column(column) for column in _MOVED_TIMES} | {_T.history: None})
     )
-    watched_by_s = case(
-        (_T.revival_checked_at >= literal(step.since, UtcDateTime()), step.by_s),
-        else_=step.before_by_s,
-    )
     await transaction.execute(
         update(terminations)
         .where(_T.partition == partition, _T.finished_at.is_not(None))
         .where(_T.revival_checked_at.is_not(None))
-        .values(
-            revival_checked_at=step.column(_T.revival_checked_at),
-            revival_watch_s=_T.revival_watch_s + watched_by_s,
-        )
+        .values({column: step.column(column) for column in _WATCH_TIMES})
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import or_, select, update
 
+from orchestrator.domain.decisions.escalation import ROUND_ACTIONS
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.store.partition import machine_captures, stragglers
 from orchestrator.store.partition.fenced import CUTOFF, IN_PARTITION, LIMIT, Fenced, tagged_union
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.batch_job import TaskPage
     from orchestrator.domain.model.machine import CapturedMachine, MachineStatus
     from orchestrator.domain.model.machine_capture import Capture
-    from orchestrator.domain.model.termination import Termination
+    from orchestrator.domain.model.termination import EscalationLevel, Termination
 
 log = logging.getLogger(__name__)
 
@@ -84,9 +85,11 @@ class SqlInstanceStore(Fenced):
             terminations.c.id == before.id,
         )
 
-    async def next_escalation_target(self) -> Straggler | RoundFinished | None:
+    async def next_escalation_target(
+        self, levels: Collection[EscalationLevel] = tuple(ROUND_ACTIONS)
+    ) -> Straggler | RoundFinished | None:
         async with self._database.read() as connection:
-            return await stragglers.next_escalation_target(connection, self.in_partition)
+            return await stragglers.next_escalation_target(connection, self.in_partition, levels)
 
     async def end_round(self, finished: RoundFinished, at: datetime) -> None:
         await self._write(
@@ -106,8 +109,8 @@ class SqlInstanceStore(Fenced):
             lambda transaction: stragglers.close_orphaned_attempts(transaction, orphaned, at)
         )
 
-    async def open_attempt(self, straggler: Straggler, at: datetime) -> None:
-        await self._write(
+    async def open_attempt(self, straggler: Straggler, at: datetime) -> bool:
+        return await self._write(
             lambda transaction: stragglers.open_attempt(
                 transaction, straggler, self._fence.partition, at
             ),

@@ -125,8 +125,9 @@ async def _requested_by(
 
 
 def _remaining_s(termination: Termination, requested: Row[Any], seen_at: datetime) -> float:
-    assert termination.finished_at is not None
-    return float(requested.reterminate_for_s - (elapsed_s(termination.finished_at, seen_at) or 0.0))
+    began_at = termination.watch.began_at
+    assert began_at is not None
+    return float(requested.reterminate_for_s - (elapsed_s(began_at, seen_at) or 0.0))
 
 
 def _next_operation(

@@ -1,4 +1,4 @@
-"""Escalation: rescans of live instances, and the calls for instances and machines."""
+"""Escalation: picks the next instance or machine to terminate; its attempts, rounds and rescans."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Text, and_, bindparam, case, cast, exists, func, insert, or_, select, update
 
 from orchestrator.domain.decisions.escalation import (
-    IN_ROUNDS,
     READ_MAX_INSTANCES,
+    ROUND_ACTIONS,
     RoundFinished,
     Straggler,
 )
@@ -58,12 +58,11 @@ DUE_FOR_RESCAN = (
 
 # A termination whose round of calls has not finished.
 _ROUND_UNFINISHED = and_(
-    _T.escalation_level.in_(IN_ROUNDS),
+    _T.escalation_level.in_(tuple(ROUND_ACTIONS)),
     or_(_T.escalation_finished_at.is_(None), _T.escalation_finished_at < _T.escalation_started_at),
 )
-# A termination whose live instances were read for its round, and may be called for.
+# A termination whose live instances were read for its round.
 _ROUND_READY = (
-    IN_PARTITION,
     TO_RESCAN,
     _T.state == State.DRAINING,
     _T.rescanned_at >= _T.escalation_started_at,
@@ -84,7 +83,7 @@ _TARGET = case(
     (_T.escalation_level == EscalationLevel.MACHINES, instances.c.machine_id),
     else_=instances.c.task + "/" + cast(instances.c.instance_index, Text),
 )
-# An instance, live at the last rescan, that was not called for in this round yet.
+# An instance, live at the last rescan, for which no request was sent in this round yet.
 _REMAINING = and_(
     instances.c.termination_seq == _T.seq,
     RESCANNED,
@@ -102,14 +101,25 @@ _REMAINING = and_(
     # An instance that was given a machine meanwhile has another row.
     ~_HAS_OPEN_ATTEMPT.where(attempts.c.target == _TARGET),
 )
-# The first finished round (its instance is NULL); else the next instance to call for.
+# The first round without a remaining instance: its columns of ``instances`` are NULL. Else the next
+# instance, or its machine, of a round at one of the levels.
 _NEXT_ESCALATION_TARGET = (
     select(
         *(_T.id, _T.region, _T.job_id, _T.escalation_level),
         *(instances.c.task, instances.c.instance_index, instances.c.machine_id),
     )
     .join_from(terminations, instances, _REMAINING, isouter=True)
-    .where(*_ROUND_READY, or_(instances.c.task.is_not(None), ~_HAS_OPEN_ATTEMPT))
+    .where(
+        IN_PARTITION,
+        *_ROUND_READY,
+        or_(
+            and_(
+                instances.c.task.is_not(None),
+                _T.escalation_level.in_(bindparam("levels", expanding=True)),
+            ),
+            and_(instances.c.task.is_(None), ~_HAS_OPEN_ATTEMPT),
+        ),
+    )
     .order_by(
         instances.c.task.is_not(None),
         _T.escalation_started_at,
@@ -117,6 +127,12 @@ _NEXT_ESCALATION_TARGET = (
         instances.c.task,
         instances.c.instance_index,
     )
+    .limit(1)
+)
+_STILL_REMAINS = (
+    select(_T.seq)
+    .join_from(terminations, instances, _REMAINING)
+    .where(*_ROUND_READY, _T.id == bindparam("id"), bindparam("target") == _TARGET)
     .limit(1)
 )
 
@@ -158,10 +174,13 @@ async def write_rescan(
 
 
 async def next_escalation_target(
-    connection: AsyncConnection, in_partition: Mapping[str, object]
+    connection: AsyncConnection,
+    in_partition: Mapping[str, object],
+    levels: Collection[EscalationLevel],
 ) -> Straggler | RoundFinished | None:
-    """Return a finished round; else the next instance to call for, of the earliest round."""
-    row = (await connection.execute(_NEXT_ESCALATION_TARGET, in_partition)).one_or_none()
+    """Return a finished round; else the next target of the earliest round at one of the levels."""
+    parameters = {**in_partition, "levels": list(levels)}
+    row = (await connection.execute(_NEXT_ESCALATION_TARGET, parameters)).one_or_none()
     if row is None:
         return None
     if row.task is None:
@@ -214,8 +233,14 @@ def _rows_of(straggler: Straggler) -> Any:
 
 async def open_attempt(
     transaction: Transaction, straggler: Straggler, partition: str, at: datetime
-) -> None:
-    """Write an attempt before its call is sent."""
+) -> bool:
+    """Write an attempt before its request is sent; return False if the target no longer remains.
+
+    Its job may have stopped, or the round may have ended, since the target was read.
+    """
+    still = {"id": straggler.termination_id, "target": straggler.target}
+    if await transaction.scalar(_STILL_REMAINS, still) is None:
+        return False
     made = await transaction.scalar(
         select(func.count()).where(attempts.c.termination_id == straggler.termination_id)
     )
@@ -234,6 +259,7 @@ async def open_attempt(
     await milestones.called(
         transaction, straggler.termination_id, straggler.job_id, straggler.action, at
     )
+    return True
 
 
 async def close_attempt(

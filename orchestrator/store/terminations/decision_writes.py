@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _REQUEST_COLUMNS = ("settle_s", "give_up_after_s", "on_submitted", "revival_watch_s")
 
-_REVIVAL_CHECKED_AT = "revival_checked_at"
+_WATCH_TIMES = ("revival_watch_from", "revival_checked_at")
 """Set when a termination ends, and by each revival check after that."""
 
 _UNCHANGED = and_(
@@ -42,9 +42,7 @@ _UNCHANGED = and_(
 _UPDATE_IF_UNCHANGED = (
     update(terminations)
     .where(_UNCHANGED)
-    .values(
-        {name: bindparam(f"set_{name}") for name in (*SET_BY_ENGINE, _REVIVAL_CHECKED_AT)} | CLEARED
-    )
+    .values({name: bindparam(f"set_{name}") for name in (*SET_BY_ENGINE, *_WATCH_TIMES)} | CLEARED)
 )
 
 
@@ -93,7 +91,7 @@ def _parameters(before: Termination, after: Termination) -> dict[str, Any]:
         "guard_run": before.calls.run,
         **{f"guard_{name}": getattr(before.request, name) for name in _REQUEST_COLUMNS},
         **{f"set_{name}": row[name] for name in SET_BY_ENGINE},
-        f"set_{_REVIVAL_CHECKED_AT}": _revival_watch_from(after),
+        **{f"set_{name}": _revival_watch_from(after) for name in _WATCH_TIMES},
     }
 
 

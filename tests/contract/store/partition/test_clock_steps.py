@@ -148,7 +148,7 @@ async def base(database: Database) -> datetime:
     ended = every | {"state": State.VERIFIED, "next_poll_at": None, "terminate_after": None}
     await known(database, "live", **live)
     await known(database, "elsewhere", **live)
-    await known(database, "watched", **ended | {"revival_watch_s": 600.0})
+    await known(database, "watched", **ended)
     await known(database, "ended", **ended | {"revival_checked_at": None})
     for row in (await stored(database)).values():
         its = {"termination_seq": row["seq"], "task": "a", "machine_id": "ins-1"}
@@ -195,9 +195,7 @@ class Moved:
 
     def watched(self, row: Row) -> Row:
         """Store a finished termination that is watched for a revival."""
-        moved = self.row(row, ["revival_checked_at"])
-        moved["revival_watch_s"] += self.by_s_of(row["revival_checked_at"])
-        return moved
+        return self.row(row, ["revival_watch_from", "revival_checked_at"])
 
 
 # --- following -----------------------------------------------------------------------------------

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from orchestrator.domain.audit.caveats import REVIVED
 from orchestrator.domain.audit.certificate_verification import verify
@@ -18,6 +19,8 @@ from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import PollFilter, PollKind, Revival
 from orchestrator.services.certification import Certification
+from orchestrator.store import schema
+from orchestrator.store.partition import clock_steps
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.operation_history import SqlHistories
@@ -211,6 +214,22 @@ async def test_a_clock_that_was_set_back_extends_no_revival_watch(
     operation = await records.operation(new.operation_ids[0])
     assert operation is not None
     assert operation.reterminate_for_s == 600.0
+
+
+@pytest.mark.parametrize("by_s", [8 * 3600, -8 * 3600])
+async def test_a_step_of_the_clock_leaves_the_time_to_terminate_again_as_it_was(
+    store: PartitionStore, records: SqlRecords, database: Database, by_s: int
+) -> None:
+    await submit(records, 1, "job-1", **KEPT)
+    await end(store, 10)
+    always_live = update(schema.clock_steps).values(away_s=0, steps_s=by_s)
+    await database.write(lambda transaction: transaction.execute(always_live))
+    await database.write(partial(clock_steps.follow, partition=PARTITION, steps_s=by_s))
+    await check(store, batch_read(JobState.RUNNING), by_s + 110)
+    _, new = await stored(records)
+    operation = await records.operation(new.operation_ids[0])
+    assert operation is not None
+    assert operation.reterminate_for_s == 500.0
 
 
 async def test_a_revived_job_is_terminated_again_for_the_longest_request(

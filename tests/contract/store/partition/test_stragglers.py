@@ -195,6 +195,33 @@ async def test_a_call_without_effect_is_made_again(
     assert await store.instances.next_escalation_target() == straggler
 
 
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        {"state": State.SETTLING, "evidence": 3},
+        {"escalation_level": EscalationLevel.MACHINES},
+        {"escalation_started_at": later(13)},
+        None,
+    ],
+    ids=["job stopped", "next level", "next round", "round ended"],
+)
+async def test_no_request_is_sent_for_what_changed_since_it_was_chosen(
+    store: PartitionStore, records: SqlRecords, database: Database, meanwhile: dict[str, Any] | None
+) -> None:
+    await escalated(store, records, database)
+    await read(store, records, 1)
+    straggler = await store.instances.next_escalation_target()
+    assert isinstance(straggler, Straggler)
+    if meanwhile is None:
+        await store.instances.end_round(RoundFinished(ID), later(13))
+    else:
+        await store_fields(database, await found(records, ID), **meanwhile)
+    assert await store.instances.open_attempt(straggler, later(14)) is False
+    record = await records.termination(ID)
+    assert record is not None
+    assert record.attempts == ()
+
+
 async def test_a_call_that_was_never_answered_is_closed_unless_it_is_under_way(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:

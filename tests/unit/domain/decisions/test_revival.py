@@ -30,6 +30,7 @@ STOPPED = termination(
     job_state=JobState.FAILED,
     job_end_time="E1",
     revival_watch_s=3600.0,
+    revival_watch_from=NOW,
     revival_checked_at=NOW,
 )
 RUNS, ENDED, NEITHER = "runs", "ended", None

@@ -11,6 +11,7 @@ from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import EscalationLevel
+from tests.support import HANG_S
 from tests.support.loop_scenarios import step_until, terminate_with_stragglers
 from tests.support.partition_world import AMPLE, JOB, QUOTAS, PartitionWorld, job_ids
 from tests.support.termination_fields import store_fields
@@ -104,6 +105,30 @@ async def test_machines_of_instances_that_ignore_all_calls_are_ended_where_that_
     ended = [each.target for each in record.attempts if each.action == MACHINES]
     assert ended == [each.machine_id for each in await world.instances(JOB) if each.index > 7]
     assert len(ended) == len(world.calls(MACHINES)) == 2
+
+
+async def test_a_level_without_a_permit_does_not_delay_the_other(database: Database) -> None:
+    world = PartitionWorld(database, quotas=SLOW, escalation=EscalationPolicy(machines=True))
+    jobs = job_ids(2)
+    await terminate_with_stragglers(world, *jobs, instances=50, immortal=20)
+    for job_id in jobs:
+        await step_until(
+            world,
+            lambda t: t.escalation.level is EscalationLevel.INSTANCES,
+            timeout_s=120,
+            job_id=job_id,
+        )
+    await store_fields(
+        database, await world.termination(jobs[1]), escalation_level=EscalationLevel.MACHINES
+    )
+    for _ in range(2):
+        await world.capture()
+    before = len(world.calls(ACTION))
+    for _ in range(4):
+        await world.escalator.step()
+    assert await world.escalator.calls.drain(HANG_S) is True
+    assert len(world.calls(ACTION)) - before <= SLOW[ACTION]
+    assert len(world.calls(MACHINES)) >= 2
 
 
 async def test_nodes_of_a_compute_environment_are_left_alone(database: Database) -> None:

@@ -27,6 +27,7 @@ from orchestrator.engine.loops.job_prober import (
     READS_PER_STEP,
 )
 from orchestrator.engine.runtime.loop import IDLE_MAX_S
+from tests.support import HANG_S
 from tests.support.loop_scenarios import COUNTED, DRAINING, TO_PROVE, store_finished
 from tests.support.partition_world import (
     AMPLE,
@@ -734,6 +735,18 @@ async def test_operations_take_turns_in_first_polls(database: Database) -> None:
         await world.probe()
         world.clock.advance(1)
     assert world.called("DescribeJob") == [many[0], many[1], one, many[2], another]
+
+
+async def test_first_reads_without_an_answer_yet_leave_the_loop_idle(database: Database) -> None:
+    world = PartitionWorld(database, quotas=QUOTAS | {"DescribeJob": 2 * READS_PER_STEP})
+    jobs = job_ids(READS_PER_STEP)
+    await world.submit(*jobs, poll_kind=PollKind.SINGLE, next_poll_at=world.clock.later(-60))
+    held = world.network.hold("DescribeJob")
+    await world.job_prober.step()
+    assert len(world.job_prober.calls.under_way) == READS_PER_STEP
+    assert await world.job_prober.step() > 0
+    held.set()
+    assert await world.job_prober.calls.drain(HANG_S) is True
 
 
 async def test_first_reads_that_wait_for_their_quota_do_not_delay_the_batch_polls(
