@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator.domain.errors import LeaseLost
 
 if TYPE_CHECKING:
-    from orchestrator.domain.leasing.fencing import FencingToken
+    from orchestrator.domain.leasing.leases import FencingToken
 
 
 @dataclass(slots=True)

@@ -87,7 +87,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Partition:
-    """One (account, API host): while its lease holds, the only user of that host's quotas.
+    """One account on one API host: while its lease holds, the only user of that host's quotas.
 
     ``quotas``: calls a second, by action. ``count_call`` gets the action and the outcome of each
     call that was made.
@@ -112,7 +112,7 @@ class Partition:
     _forbidden: dict[str, _Forbidden] = field(init=False, default_factory=dict)
     """By the name of the action's rate limiter."""
     proofs_wait: bool = field(init=False, default=False)
-    """True while a poll of one job is due and waits for its quota."""
+    """True while a count that is to prove a stop is due and waits for its quota."""
     captures_wait: bool = field(init=False, default=False)
     """True while a capture is due and waits for the quota of DescribeJobSubmitInfo."""
     taken_up: int = field(init=False, default=0)

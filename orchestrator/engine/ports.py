@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.decisions.decision import Decision
     from orchestrator.domain.decisions.escalation import RoundFinished, Straggler
     from orchestrator.domain.decisions.revival import RevivalCheck
-    from orchestrator.domain.leasing.fencing import FencingToken, LeaseSnapshot
+    from orchestrator.domain.leasing.leases import FencingToken, LeaseSnapshot
     from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
     from orchestrator.domain.model.batch_job import JobSeen, JobState, JobSubmitted, TaskPage
     from orchestrator.domain.model.error_detail import ErrorDetail
@@ -319,7 +319,7 @@ class LeaseStore(Protocol):
         """Add a step of the database's clock to the recorded ones, unless another replica did."""
 
     async def take(self, replica: str, epochs: Mapping[str, int]) -> list[FencingToken]:
-        """Take those of these partitions that no replica took since their epochs were read.
+        """Take those of these partitions whose epochs are still the ones that were read.
 
         Move the times that are stored for them along with the recorded steps of the clock.
         """

@@ -188,7 +188,7 @@ def _is_impatient(termination: Termination, now: datetime) -> bool:
     return overdue(termination, now + timedelta(seconds=kinds.GIVE_UP_AFTER_S / 2))
 
 
-ON_STILL_STOPPED: Final = settling.on_still_stopped
+ON_STILL_STOPPED: Final = settling.verify_or_read_again
 
 
 Breaks = tuple[object, str, "Callable[..., Any] | property | int"]
@@ -214,17 +214,17 @@ BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
         "truth",
     ),
     "machines are forgotten": (
-        (settling, "on_still_stopped", _forgets_machines),
+        (settling, "verify_or_read_again", _forgets_machines),
         "one machine stays",
         "known",
     ),
     "nothing settles": (
-        (settling, "on_still_stopped", _does_not_settle),
+        (settling, "verify_or_read_again", _does_not_settle),
         "running: own machines",
         "truth",
     ),
     "nothing settles on nodes": (
-        (settling, "on_still_stopped", _does_not_settle),
+        (settling, "verify_or_read_again", _does_not_settle),
         "running: nodes",
         "early",
     ),
@@ -254,7 +254,7 @@ BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
         "early",
     ),
     "the settle window ends by the state alone": (
-        (settling, "on_still_stopped", _goes_by_the_state),
+        (settling, "verify_or_read_again", _goes_by_the_state),
         "one runs again as it settles: nodes",
         "truth",
     ),

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.domain.audit.certificate import Certificate
-    from orchestrator.domain.leasing.fencing import FencingToken
+    from orchestrator.domain.leasing.leases import FencingToken
 
 SECRET_ID, SECRET_KEY = "AKIDEXAMPLE", "example-secret-key"
 QUOTAS: Final = {"TerminateJob": 2, "DescribeJob": 4, "DescribeJobs": 2, "DescribeTask": 3}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 
 if TYPE_CHECKING:
-    from orchestrator.domain.leasing.fencing import FencingToken
+    from orchestrator.domain.leasing.leases import FencingToken
     from orchestrator.store.database.database import Database
 
 HOUR_S = 3600.0

@@ -16,7 +16,7 @@ from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.cloud.transport import HttpAnswer
 from orchestrator.domain.decisions.escalation import EscalationPolicy
-from orchestrator.domain.leasing.fencing import FencingToken
+from orchestrator.domain.leasing.leases import FencingToken
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
 from orchestrator.domain.pacing.polling import PollPolicy

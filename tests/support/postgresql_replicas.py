@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pytest
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from orchestrator.domain.leasing.fencing import FencingToken
+    from orchestrator.domain.leasing.leases import FencingToken
     from orchestrator.store.database.transaction import Transaction
     from tests.support.postgres import Server
 

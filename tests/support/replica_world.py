@@ -15,7 +15,7 @@ from sqlalchemy import text
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.domain.errors import StoreUnavailable
-from orchestrator.domain.leasing.fencing import LeasePolicy
+from orchestrator.domain.leasing.leases import LeasePolicy
 from orchestrator.engine.partition import Partition
 from orchestrator.engine.replica import lease_manager as engine_leases
 from orchestrator.engine.replica.lease_manager import LeaseManager, running
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from orchestrator.domain.leasing.fencing import FencingToken, LeaseSnapshot
+    from orchestrator.domain.leasing.leases import FencingToken, LeaseSnapshot
     from orchestrator.engine.lease import Lease
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from orchestrator.domain.decisions.decision import (
     with_run,
 )
 from orchestrator.domain.decisions.settling import (
-    on_still_stopped,
+    verify_or_read_again,
 )
 from orchestrator.domain.model.batch_job import JobSeen, JobState, JobSubmitted
 from orchestrator.domain.model.error_detail import ErrorDetail
@@ -74,7 +74,7 @@ def on_submission(
         schedule=replace(termination.schedule, failures=0),
     )
     if termination.state is State.SETTLING:
-        return on_still_stopped(updated, now, policy)
+        return verify_or_read_again(updated, now, policy)
     return Decision(after=schedule_poll(updated, PollKind.SINGLE, now))
 
 

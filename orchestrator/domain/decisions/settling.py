@@ -1,4 +1,4 @@
-"""Decisions on reads of a job that was observed stopped, until the end of its settle window.
+"""Decisions on reads of a job that was observed stopped, until it is verified.
 
 RetryJobs can revive a failed job, and an instance can run again while the job still reads FAILED.
 So DescribeJobs polls the state during the window, and at its end everything that was proven is
@@ -55,7 +55,7 @@ def on_job_settling(
     if seen.instances is None and termination.schedule.poll_kind is PollKind.SINGLE:
         # DescribeJob was sent for a count, and its answer had no counters.
         return Decision(after=to_be_counted(termination, updated, seen, now, policy))
-    return on_still_stopped(updated, now, policy)
+    return verify_or_read_again(updated, now, policy)
 
 
 def _on_contradicted(
@@ -116,7 +116,7 @@ def _on_revived(termination: Termination, now: datetime, policy: Policy) -> Deci
     return replace(decision, after=after)
 
 
-def on_still_stopped(termination: Termination, now: datetime, policy: Policy) -> Decision:
+def verify_or_read_again(termination: Termination, now: datetime, policy: Policy) -> Decision:
     """Verify a job that was read as stopped again, or plan what is still to be read.
 
     After the deadline, a machine whose status cannot be read no longer prevents ``verified``, which

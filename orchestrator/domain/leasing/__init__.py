@@ -1,6 +1,7 @@
 """Leasing: which replica drives which partition, and how a former holder is kept from acting.
 
-Exactly one replica may spend a partition's quotas and write its terminations at a time. Replicas
+A partition is one account on one API host, the unit of quotas. Exactly one replica may spend its
+quotas and write its terminations at a time. Replicas
 share nothing but the database, and judge leases by its clock, so their own clocks need not agree.
 
 States of a replica:

@@ -23,7 +23,7 @@ class JobState(StrEnum):
     """State of a job, a task or a task instance; the cloud uses one list for all three.
 
     ``JobState(word)`` accepts any other word as well and keeps it, so that the API shows what the
-    cloud returned. Such a state is not ``known``.
+    cloud returned. Such a state is not ``documented``.
     """
 
     SUBMITTED = "SUBMITTED"

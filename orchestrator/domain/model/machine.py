@@ -104,7 +104,7 @@ class CapturedMachine:
     instance_index: int
     machine_id: str
     starting: bool
-    sight: MachineStatus | None
+    status: MachineStatus | None
     stopped_at: datetime | None
 
 
@@ -121,9 +121,9 @@ def classify_machine(
     if seen is not None:
         return MachineStatus.TERMINATED
     if machine.stopped_at is None:
-        return machine.sight
+        return machine.status
     watched_s = (now - machine.stopped_at).total_seconds()
-    just_created = machine.starting and machine.sight is not MachineStatus.UP
+    just_created = machine.starting and machine.status is not MachineStatus.UP
     if just_created and watched_s < starting_watch_s:
         return MachineStatus.MISSING
     return MachineStatus.GONE

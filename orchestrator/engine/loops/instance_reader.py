@@ -63,8 +63,8 @@ class InstanceReader:
     def __init__(self, partition: Partition) -> None:
         self.name = f"instance reader of {partition.name}"
         self._partition = partition
-        self._tasks = partition.limiters["DescribeJobSubmitInfo"]
-        self._pages = partition.limiters["DescribeTask"]
+        self._submit_info_limiter = partition.limiters["DescribeJobSubmitInfo"]
+        self._task_limiter = partition.limiters["DescribeTask"]
         self.wake = partition.wakeups.captures
         self.calls = BackgroundTasks[str](
             f"a capture of {partition.name}", partition.clock, self.wake
@@ -78,7 +78,7 @@ class InstanceReader:
         # A read that ends during the query is still in the rows as it was before.
         under_way = set(self.calls.under_way)
         limit, now = len(under_way) + CONCURRENCY_MAX, partition.clock.now()
-        to_capture, to_read = await partition.store.instances.to_read(now, limit)
+        to_capture, to_rescan = await partition.store.instances.to_read(now, limit)
         if partition.capture.when is CaptureTiming.NONE:
             to_capture = []
         reads = [
@@ -87,7 +87,7 @@ class InstanceReader:
         ]
         reads += [
             _InstanceRead(termination, capture_coverage.rescan(termination, now), rescan=True)
-            for termination in to_read
+            for termination in to_rescan
         ]
         blocked_s, waits = list[float](), False
         for read in reads:
@@ -98,16 +98,16 @@ class InstanceReader:
                 async with partition.set_aside_on_error(id_):
                     await self._write(read, machine_capture.ended_too_late(read.capture, now))
                 continue
-            limiter = self._pages if read.capture.tasks else self._tasks
+            limiter = self._task_limiter if read.capture.tasks else self._submit_info_limiter
             if limiter.wait_s() > 0:
                 blocked_s.append(limiter.wait_s())
-                waits = waits or limiter is self._tasks
+                waits = waits or limiter is self._submit_info_limiter
             else:
                 self.calls.start(id_, partial(self._read, read, limiter, limiter.take()))
         partition.captures_wait = waits
         if blocked_s:
             return min(blocked_s)
-        return 0.0 if limit in (len(to_capture), len(to_read)) else math.inf
+        return 0.0 if limit in (len(to_capture), len(to_rescan)) else math.inf
 
     async def _read(self, read: _InstanceRead, limiter: RateLimiter, permit: Permit) -> None:
         partition = self._partition

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from orchestrator.engine.runtime.rate_limiter import RateLimiter
 
 READS_PER_STEP = 16
-COUNT_EVERY_S = 2.0
+WATCHED_COUNT_EVERY_S = 2.0
 """Greatest age of the counters of a watched job while there is spare quota."""
 COUNT_ALL_EVERY_S = COUNTED_EVERY_S
 """The same for every other job; jobs with a short deadline sooner (``count_schedule``)."""
@@ -44,16 +44,17 @@ LAST_COUNTS = PollFilter(PollKind.SINGLE, (State.SETTLING,))
 """Jobs proven as stopped, to be counted once more at the end of their settle window."""
 LAST_COUNT_WAITS_S = 60.0
 """How much longer than a proof such a count may wait for quota."""
-FIRST_READS = PollFilter(PollKind.SINGLE, PENDING_STATES, seen=True)
+LISTED = PollFilter(PollKind.SINGLE, PENDING_STATES, seen=True)
 """Jobs that a batch poll has shown to exist."""
 UNLISTED = PollFilter(PollKind.SINGLE, PENDING_STATES, seen=False)
 """Jobs that no batch poll has shown; those that are due are read in turn."""
 UNLISTED_IN_TURN = replace(UNLISTED, in_turn=True)
 SUBMISSIONS = PollFilter(PollKind.SUBMIT_INFO)
-"""Jobs that read as finished before any TerminateJob call, to compare with their definition."""
+"""Jobs to compare with their definition: those that read as finished before any TerminateJob call,
+and those that settle with an unknown number of instances."""
 TO_COUNT = PollFilter(PollKind.BATCH, (State.DRAINING,))
 """Draining jobs, watched or not: a job that ignores its termination must be noticed."""
-PLANNED = (PROOFS, LAST_COUNTS, FIRST_READS, UNLISTED, SUBMISSIONS)
+PLANNED = (PROOFS, LAST_COUNTS, LISTED, UNLISTED, SUBMISSIONS)
 
 
 class JobProber:
@@ -71,7 +72,7 @@ class JobProber:
         self.calls = BackgroundTasks[str](
             f"a poll of one job of {partition.name}", partition.clock, self.wake
         )
-        self._kinds = [PROOFS, FIRST_READS, UNLISTED, SUBMISSIONS, TO_COUNT]
+        self._kinds = [PROOFS, LISTED, UNLISTED, SUBMISSIONS, TO_COUNT]
         """Order of the kinds of jobs. They take turns: many of one kind do not delay another."""
         self._started_at: dict[str, float] = {}
         """Start of the last poll (monotonic), by termination id; kept for COUNT_ALL_EVERY_S."""
@@ -175,10 +176,10 @@ class JobProber:
             return math.inf
         if self._job_limiter.wait_s() > 0:
             return self._job_limiter.wait_s()
-        for row in await self._with_stale_counters(watched, COUNT_EVERY_S, 1):
+        for row in await self._with_stale_counters(watched, WATCHED_COUNT_EVERY_S, 1):
             self._start(row, self._job_limiter)
             return 0.0
-        return COUNT_EVERY_S / 4
+        return WATCHED_COUNT_EVERY_S / 4
 
     def _limiters_for(self, termination: Termination) -> list[RateLimiter]:
         if termination.schedule.poll_kind is PollKind.SUBMIT_INFO:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from orchestrator.domain.clock_steps import CLOCK_STEP_S
 from orchestrator.domain.errors import NotDriving, StoreUnavailable
 from orchestrator.domain.leasing.assignment import assign_partitions
-from orchestrator.domain.leasing.fencing import FencingToken
+from orchestrator.domain.leasing.leases import FencingToken
 from orchestrator.engine.lease import Lease
 from orchestrator.engine.runtime.loop import LoopKind, run_until
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection
     from random import Random
 
-    from orchestrator.domain.leasing.fencing import LeasePolicy, LeaseSnapshot
+    from orchestrator.domain.leasing.leases import LeasePolicy, LeaseSnapshot
     from orchestrator.engine.ports import LeaseStore
     from orchestrator.engine.replica.partition_runner import PartitionRunner
     from orchestrator.engine.runtime.loop import OnStep

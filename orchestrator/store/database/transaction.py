@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from orchestrator.domain.leasing.fencing import FencingToken
+    from orchestrator.domain.leasing.leases import FencingToken
     from orchestrator.domain.model.lifecycle import State
     from orchestrator.store.database.dialect import Dialect
 

@@ -8,7 +8,7 @@ Every write of the loops goes through :class:`orchestrator.store.partition.fence
 transaction first locks the row of the partition under the token, and raises LeaseLost if the epoch
 has changed. So a replica that was paused, and lost the partition meanwhile, writes nothing; and no
 replica can take the partition while a write of its holder is being committed. Reads are not fenced:
-a decision on stale rows fails at its write.
+a decision on stale rows is not written, since its guard matches no row.
 
 Reads leave out terminations that the loops cannot process: those set aside, and those whose rows
 another session keeps locked. All times are by the database's clock; ``clock_steps`` moves the

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, CompoundSelect, Select
 
-    from orchestrator.domain.leasing.fencing import FencingToken
+    from orchestrator.domain.leasing.leases import FencingToken
     from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database.database import Database
     from orchestrator.store.database.transaction import Transaction
@@ -40,7 +40,10 @@ IN_PARTITION = and_(
     set_aside.NOT_SET_ASIDE,
     terminations.c.id.not_in(bindparam("locked", expanding=True)),
 )
-"""The terminations that the loops read; ``Fenced.in_partition`` has the parameters."""
+"""The terminations that the loops read: not those set aside or locked.
+
+``Fenced.in_partition`` has the parameters.
+"""
 LIMIT: BindParameter[int] = bindparam("limit", type_=Integer)
 CUTOFF: BindParameter[datetime] = bindparam("before", type_=terminations.c.next_poll_at.type)
 

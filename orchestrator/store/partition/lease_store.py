@@ -24,7 +24,7 @@ from sqlalchemy import (
     update,
 )
 
-from orchestrator.domain.leasing.fencing import FencingToken, LeaseSnapshot
+from orchestrator.domain.leasing.leases import FencingToken, LeaseSnapshot
 from orchestrator.store.partition import clock_steps
 from orchestrator.store.schema import operations, partitions, replicas, terminations
 
@@ -113,7 +113,7 @@ class SqlLeaseStore:
         )
 
     async def take(self, replica: str, epochs: Mapping[str, int]) -> list[FencingToken]:
-        """Take those of these partitions that no replica took since their epochs were read.
+        """Take those of these partitions whose epochs are still the ones that were read.
 
         Their stored health is cleared: the problem of the former holder may be over. The times that
         are stored for them are moved along with the recorded steps of the clock.

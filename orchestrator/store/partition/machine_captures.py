@@ -246,7 +246,7 @@ def _machine(row: Mapping[str, Any]) -> CapturedMachine:
         instance_index=row["instance_index"],
         machine_id=row["machine_id"],
         starting=row["state"] == JobState.STARTING,
-        sight=MachineStatus(row["machine"]) if row["machine"] else None,
+        status=MachineStatus(row["machine"]) if row["machine"] else None,
         stopped_at=row["settle_from"],
     )
 
@@ -323,10 +323,10 @@ async def machines_seen(
         by_termination[machine.termination_seq].append((machine, status))
     for seq, its in sorted(by_termination.items()):
         up = sum(
-            (status is MachineStatus.UP) - (machine.sight is MachineStatus.UP)
+            (status is MachineStatus.UP) - (machine.status is MachineStatus.UP)
             for machine, status in its
         )
-        gone = sum(_is_gone(status) - _is_gone(machine.sight) for machine, status in its)
+        gone = sum(_is_gone(status) - _is_gone(machine.status) for machine, status in its)
         listed = any(status in (MachineStatus.UP, MachineStatus.TERMINATED) for _, status in its)
         await transaction.execute(
             _ADD_TO_COUNTS, {"this_seq": seq, "up": up, "gone": gone, "listed": listed, "at": at}

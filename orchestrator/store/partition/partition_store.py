@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.decisions.decision import Decision
     from orchestrator.domain.decisions.revival import RevivalCheck
-    from orchestrator.domain.leasing.fencing import FencingToken
+    from orchestrator.domain.leasing.leases import FencingToken
     from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
     from orchestrator.domain.model.error_detail import ErrorDetail
     from orchestrator.domain.model.termination import PollFilter, Termination

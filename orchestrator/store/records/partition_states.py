@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, select
 
-from orchestrator.domain.leasing.fencing import process_of
+from orchestrator.domain.leasing.leases import process_of
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.store.schema import partitions
 

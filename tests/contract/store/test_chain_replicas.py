@@ -13,7 +13,7 @@ from sqlalchemy import select
 from orchestrator.domain.audit.certificate_verification import verify
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import StoreUnavailable
-from orchestrator.domain.leasing.fencing import FencingToken
+from orchestrator.domain.leasing.leases import FencingToken
 from orchestrator.domain.model.observation import Withdrawn
 from orchestrator.services.certification import Certification
 from orchestrator.store.database.database import Database

@@ -11,7 +11,7 @@ from sqlalchemy import event, select, text, update
 from sqlalchemy.util import await_only
 
 from orchestrator.domain.errors import LeaseLost
-from orchestrator.domain.leasing.fencing import FencingToken
+from orchestrator.domain.leasing.leases import FencingToken
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.store import schema
 from orchestrator.store.partition.lease_store import SqlLeaseStore

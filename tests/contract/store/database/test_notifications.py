@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 
-from orchestrator.domain.leasing.fencing import FencingToken
+from orchestrator.domain.leasing.leases import FencingToken
 from orchestrator.store.database import database as module
 from orchestrator.store.database import postgresql
 from orchestrator.store.partition.lease_store import SqlLeaseStore

@@ -22,7 +22,7 @@ from sqlalchemy import make_url
 
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import LeaseLost
-from orchestrator.domain.leasing.fencing import FencingToken
+from orchestrator.domain.leasing.leases import FencingToken
 from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.observation import CallAccepted, CallStarted, Withdrawn

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import delete, insert, select, text, update
 
 from orchestrator.domain.errors import LeaseLost
-from orchestrator.domain.leasing.fencing import FencingToken
+from orchestrator.domain.leasing.leases import FencingToken
 from orchestrator.store import schema
 from orchestrator.store.database import postgresql
 from orchestrator.store.partition.lease_store import SqlLeaseStore

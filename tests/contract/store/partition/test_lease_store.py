@@ -14,7 +14,7 @@ from sqlalchemy import Interval, insert, literal, select, update
 
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import LeaseLost
-from orchestrator.domain.leasing.fencing import FencingToken
+from orchestrator.domain.leasing.leases import FencingToken
 from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
 from orchestrator.domain.model.batch_job import InstanceSeen, TaskPage, TaskSeen, TaskSubmitted
 from orchestrator.domain.model.error_detail import ErrorDetail

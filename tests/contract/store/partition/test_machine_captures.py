@@ -271,7 +271,7 @@ async def test_machines_that_were_gone_are_read_again_after_the_settle_window(
     assert await due(store, at=29.9) == []
     assert await due(store, at=30) == ["ins-1", "ins-2"]
     first, second = await store.instances.machines_due(later(30), later(25), 10)
-    assert (first.sight, second.sight) == (MachineStatus.GONE, MachineStatus.TERMINATED)
+    assert (first.status, second.status) == (MachineStatus.GONE, MachineStatus.TERMINATED)
     job = await sighted(first, MachineStatus.GONE, 30)
     assert (job.machines.all_observed_at, job.schedule.next_poll_at) == (later(2), later(60))
     assert await due(store, at=30) == ["ins-2"]

@@ -14,7 +14,7 @@ from orchestrator.domain.audit.certificate_verification import verify
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.decisions.revival import check_counted, check_listed
 from orchestrator.domain.errors import LeaseLost
-from orchestrator.domain.leasing.fencing import FencingToken
+from orchestrator.domain.leasing.leases import FencingToken
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import PollFilter, PollKind, Revival

@@ -11,7 +11,7 @@ import pytest
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.decisions.decision import Decision
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.leasing.fencing import FencingToken
+from orchestrator.domain.leasing.leases import FencingToken
 from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State

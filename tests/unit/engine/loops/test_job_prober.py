@@ -22,9 +22,9 @@ from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.loops.job_prober import (
     COUNT_ALL_EVERY_S,
-    COUNT_EVERY_S,
     LAST_COUNT_WAITS_S,
     READS_PER_STEP,
+    WATCHED_COUNT_EVERY_S,
 )
 from orchestrator.engine.runtime.loop import IDLE_MAX_S
 from tests.support import HANG_S
@@ -435,7 +435,7 @@ async def test_an_unwatched_operation_is_not_counted(database: Database) -> None
     await draining(world, JOB)
     assert math.isinf(await world.probe())
     world.watched.record("op_other")
-    assert await world.probe() == COUNT_EVERY_S / 4
+    assert await world.probe() == WATCHED_COUNT_EVERY_S / 4
     assert world.simulator.calls == []
 
 
@@ -455,8 +455,8 @@ async def test_counters_are_not_read_again_while_they_are_fresh(database: Databa
     await draining(world, JOB)
     world.watched.record("op_1")
     await world.probe()
-    world.clock.advance(COUNT_EVERY_S)
-    assert await world.probe() == COUNT_EVERY_S / 4
+    world.clock.advance(WATCHED_COUNT_EVERY_S)
+    assert await world.probe() == WATCHED_COUNT_EVERY_S / 4
     world.clock.advance(0.001)
     await world.probe()
     assert world.called("DescribeJob") == [JOB, JOB]
@@ -492,7 +492,7 @@ async def test_only_what_drains_and_is_not_to_be_read_anyway_is_counted(
     world = PartitionWorld(database)
     await draining(world, JOB, **known)
     world.watched.record("op_1")
-    assert await world.probe() == COUNT_EVERY_S / 4
+    assert await world.probe() == WATCHED_COUNT_EVERY_S / 4
     assert world.simulator.calls == []
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.domain.decisions.decision import Decision
-    from orchestrator.domain.leasing.fencing import FencingToken
+    from orchestrator.domain.leasing.leases import FencingToken
     from orchestrator.domain.model.attempt import AttemptResult
     from orchestrator.domain.model.termination import PollFilter, Termination
     from orchestrator.store.database.database import Database

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.cloud import error_codes
 from orchestrator.domain.errors import CloudError, StoreUnavailable
-from orchestrator.domain.leasing.fencing import FencingToken
+from orchestrator.domain.leasing.leases import FencingToken
 from orchestrator.domain.pacing.quota import Quota
 from orchestrator.engine.lease import Lease
 from orchestrator.engine.runtime.open_attempts import OpenAttempts

@@ -1,4 +1,8 @@
-"""Partition leases: fencing tokens, lease durations and the snapshot of a renewal."""
+"""Values of leases: fencing token, durations, and the snapshot of a renewal.
+
+``engine.replica.lease_manager`` renews the leases. ``engine.lease`` and ``RateLimiter`` keep a
+former holder from sending, ``store.partition.fenced`` keeps it from writing.
+"""
 
 from __future__ import annotations
 
