@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from itertools import pairwise
 from random import Random
 from typing import TYPE_CHECKING
@@ -179,13 +180,19 @@ async def test_of_two_deadlocked_writes_both_are_written(postgresql_url: str) ->
             assert found.scalars().all() == [2, 2]
 
 
+async def let_all_leases_expire(transaction: Transaction) -> None:
+    expired_at = await transaction.clock() - timedelta(seconds=1)
+    await transaction.execute(update(schema.replicas).values(expires_at=expired_at))
+
+
 async def test_two_late_renewals_at_once_end_with_one_of_them_alive(postgresql_url: str) -> None:
     async with replicas(postgresql_url, 2) as both:
         leases = [SqlLeaseStore(each) for each in both]
         for turn in range(4):
             names = [f"replica-{turn}-{n}" for n in range(2)]
             for store, name in zip(leases, names, strict=True):
-                await store.join(name, ["p1"], -1.0)
+                await store.join(name, ["p1"], HOUR_S)
+            await both[0].write(let_all_leases_expire)
             found = await asyncio.gather(
                 *(store.renew(name, HOUR_S) for store, name in zip(leases, names, strict=True))
             )
