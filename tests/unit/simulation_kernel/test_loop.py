@@ -182,6 +182,29 @@ def test_call_soon_keeps_its_order_through_a_pause():
     under_all_orders(world)
 
 
+def test_a_race_of_result_and_cancel_has_one_end():
+    async def world(loop: SimulatedLoop) -> str:
+        future: asyncio.Future[str] = loop.create_future()
+        event = asyncio.Event()
+
+        async def wait() -> str:
+            await event.wait()
+            return await future
+
+        async def answer() -> None:
+            future.set_result("done")
+            event.set()
+
+        waiting = asyncio.ensure_future(wait())
+        await asyncio.sleep(1)
+        answered = asyncio.ensure_future(answer())
+        loop.call_soon(waiting.cancel)
+        result, _ = await asyncio.gather(waiting, answered, return_exceptions=True)
+        return "cancelled" if isinstance(result, asyncio.CancelledError) else str(result)
+
+    assert set(under_all_orders(world)) == {"done", "cancelled"}
+
+
 # --- time ----------------------------------------------------------------------------------------
 
 
@@ -223,172 +246,6 @@ def test_time_does_not_pass_for_a_timer_without_a_waiter(loop):
     with pytest.raises(Stuck):
         loop.run(world())
     assert loop.time() == 1
-
-
-# --- asyncio under every order -------------------------------------------------------------------
-
-
-def test_locks_and_semaphores_hold():
-    async def world(loop: SimulatedLoop) -> None:
-        lock, semaphore = asyncio.Lock(), asyncio.Semaphore(2)
-        inside = {"lock": 0, "semaphore": 0}
-
-        async def enter(guard: asyncio.Lock | asyncio.Semaphore, name: str, most: int) -> None:
-            async with guard:
-                inside[name] += 1
-                assert inside[name] <= most
-                try:
-                    await asyncio.sleep(0)
-                    await asyncio.sleep(1)
-                finally:
-                    inside[name] -= 1
-
-        tasks = [asyncio.ensure_future(enter(lock, "lock", 1)) for _ in range(5)]
-        tasks += [asyncio.ensure_future(enter(semaphore, "semaphore", 2)) for _ in range(8)]
-        await asyncio.sleep(1)
-        for task in (tasks[2], tasks[3], tasks[7], tasks[9]):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        assert not lock.locked()
-        assert not semaphore.locked()
-        assert sum(task.cancelled() for task in tasks) <= 4
-        await enter(semaphore, "semaphore", 2)
-
-    under_all_orders(world)
-
-
-def test_a_queue_loses_nothing():
-    async def world(loop: SimulatedLoop) -> tuple[int, ...]:
-        queue: asyncio.Queue[int] = asyncio.Queue(maxsize=3)
-        got: list[int] = []
-
-        async def put(first: int) -> None:
-            for number in range(first, first + 10):
-                await queue.put(number)
-
-        async def take() -> None:
-            while True:
-                got.append(await queue.get())
-                await asyncio.sleep(0)
-                queue.task_done()
-
-        takers = [asyncio.ensure_future(take()) for _ in range(4)]
-        putters = [asyncio.ensure_future(put(first)) for first in (0, 10, 20)]
-        takers[0].cancel()
-        await asyncio.gather(*putters)
-        await queue.join()
-        for taker in takers:
-            taker.cancel()
-        await asyncio.gather(*takers, return_exceptions=True)
-        assert sorted(got) == list(range(30))
-        return tuple(got)
-
-    assert len(set(under_all_orders(world))) > 100
-
-
-def test_a_group_ends_its_tasks_when_one_fails():
-    async def world(loop: SimulatedLoop) -> None:
-        ended: list[int] = []
-
-        async def wait(number: int) -> None:
-            try:
-                await asyncio.sleep(number % 2)
-                await asyncio.Event().wait()
-            finally:
-                ended.append(number)
-
-        async def fail() -> None:
-            await asyncio.sleep(1)
-            raise ZeroDivisionError
-
-        async def together() -> None:
-            async with asyncio.TaskGroup() as group:
-                for number in range(5):
-                    group.create_task(wait(number))
-                group.create_task(fail())
-                group.create_task(fail())
-
-        with pytest.raises(ExceptionGroup) as raised:
-            await together()
-        assert 1 <= len(raised.value.exceptions) <= 2
-        assert sorted(ended) == list(range(5))
-
-    under_all_orders(world)
-
-
-def test_timeouts_hit_or_do_not():
-    async def world(loop: SimulatedLoop) -> tuple[str, str]:
-        async def within(wait_s: float) -> str:
-            try:
-                async with asyncio.timeout(1):
-                    await asyncio.sleep(wait_s)
-            except TimeoutError:
-                return "late"
-            return "done"
-
-        async def waited_for(wait_s: float) -> str:
-            try:
-                return await asyncio.wait_for(asyncio.sleep(wait_s, "done"), 1)
-            except TimeoutError:
-                return "late"
-
-        for limited in within, waited_for:
-            quick, slow = await asyncio.gather(limited(0.5), limited(2))
-            assert (quick, slow) == ("done", "late")
-        return await within(1), await waited_for(1)
-
-    both = {"done", "late"}
-    results = under_all_orders(world)
-    assert {result for result, _ in results} == both
-    assert {result for _, result in results} == both
-
-
-def test_a_race_of_result_and_cancel_has_one_end():
-    async def world(loop: SimulatedLoop) -> str:
-        future: asyncio.Future[str] = loop.create_future()
-        event = asyncio.Event()
-
-        async def wait() -> str:
-            await event.wait()
-            return await future
-
-        async def answer() -> None:
-            future.set_result("done")
-            event.set()
-
-        waiting = asyncio.ensure_future(wait())
-        await asyncio.sleep(1)
-        answered = asyncio.ensure_future(answer())
-        loop.call_soon(waiting.cancel)
-        result, _ = await asyncio.gather(waiting, answered, return_exceptions=True)
-        return "cancelled" if isinstance(result, asyncio.CancelledError) else str(result)
-
-    assert set(under_all_orders(world)) == {"done", "cancelled"}
-
-
-def test_gather_shield_and_condition():
-    async def world(loop: SimulatedLoop) -> None:
-        condition = asyncio.Condition()
-        turn = 0
-
-        async def next_turn(number: int) -> int:
-            nonlocal turn
-            async with condition:
-                await condition.wait_for(lambda: turn == number)
-                turn += 1
-                condition.notify_all()
-            return number
-
-        assert await asyncio.gather(*map(next_turn, range(5))) == list(range(5))
-
-        inner = asyncio.ensure_future(asyncio.sleep(2, "kept"))
-        outer = asyncio.ensure_future(asyncio.shield(inner))
-        await asyncio.sleep(1)
-        outer.cancel()
-        assert await inner == "kept"
-        assert outer.cancelled()
-
-    under_all_orders(world)
 
 
 def test_turns_can_be_awaited(loop):
