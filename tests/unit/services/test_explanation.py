@@ -22,6 +22,9 @@ from tests.unit.domain.build import LIVE, NOW, STOPPED, later, machines, termina
 if TYPE_CHECKING:
     from datetime import datetime
 
+    Situation = tuple[str, dict[str, Any], str, str, datetime | None]
+    """Its name, what is known, and parts of the explanation: why it waits, what is next, when."""
+
 THROTTLED = ErrorDetail(code="RequestLimitExceeded", message="too many calls")
 TROUBLE = ErrorDetail(code="Client.Timeout", message="no answer", advice="check the network")
 UNCOUNTED = ErrorDetail(
@@ -38,21 +41,18 @@ FINISHED = {"next_poll_at": None, "finished_at": NOW}
 
 def unconfirmed(verdict: Verdict, *sources: str) -> Unconfirmed:
     return Unconfirmed(
-        verdict=verdict,
-        since=later(-60),
-        last_at=NOW,
-        until=later(60),
-        answers=2,
-        sources=sources,
+        verdict=verdict, since=later(-60), last_at=NOW, until=later(60), answers=2, sources=sources
     )
 
 
-def explained(state: State, context: dict[str, Any] | None = None, **changes: Any) -> Explanation:
-    values: dict[str, Any] = {"now": NOW, "ahead": 0, "rate": Rate(2, 2), "trouble": None}
-    values["capture_wait_s"] = 10.0
+def explained(state: State, **known: Any) -> Explanation:
+    """Explain a termination with these values, in a context with those that it has."""
+    context: dict[str, Any] = {"now": NOW, "ahead": 0, "rate": Rate(2, 2), "trouble": None}
+    context |= {"capture_wait_s": 10.0, "elsewhere": None, "configured": True}
+    context |= {name: known.pop(name) for name in context.keys() & known.keys()}
     if state in FINAL_STATES:
-        changes = FINISHED | changes
-    return explain(termination(state, **changes), ExplanationContext(**(values | (context or {}))))
+        known = FINISHED | known
+    return explain(termination(state, **known), ExplanationContext(**context))
 
 
 @pytest.mark.parametrize("state", State, ids=str)
@@ -77,11 +77,9 @@ def test_a_successful_end_leaves_nothing_to_do(state: State) -> None:
     assert explained(state).next_action is None
 
 
-SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, datetime | None]] = [
+QUEUED: list[Situation] = [
     (
         "not polled yet",
-        State.QUEUED,
-        {},
         {"next_poll_at": later(3)},
         "a poll of the job before TerminateJob is sent",
         "poll the job, then send TerminateJob",
@@ -89,8 +87,6 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     ),
     (
         "asked for later",
-        State.QUEUED,
-        {},
         {"not_before": later(60), "next_poll_at": later(60)},
         "its start time (not_before)",
         "poll the job (DescribeJobs), then send TerminateJob",
@@ -98,53 +94,91 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     ),
     (
         "its time has come",
-        State.QUEUED,
-        {"ahead": 0},
-        {"not_before": NOW, "terminate_after": NOW},
+        {"ahead": 0, "not_before": NOW, "terminate_after": NOW},
         "its turn for TerminateJob; jobs ahead of it: 0; 2 requests a second are allowed",
         "TerminateJob",
         NOW,
     ),
     (
         "in the queue",
-        State.QUEUED,
-        {"ahead": 10, "rate": Rate(5, 5)},
-        {"terminate_after": NOW},
+        {"ahead": 10, "rate": Rate(5, 5), "terminate_after": NOW},
         "its turn for TerminateJob; jobs ahead of it: 10; 5 requests a second are allowed",
         "TerminateJob",
         later(2),
     ),
     (
         "in the queue, and the cloud allows less than is configured",
-        State.QUEUED,
-        {"ahead": 12, "rate": Rate(20, 3)},
-        {"terminate_after": later(-60)},
+        {"ahead": 12, "rate": Rate(20, 3), "terminate_after": later(-60)},
         "; the cloud accepts 3.0 requests a second for now; 20 are configured",
         "TerminateJob",
         later(4),
     ),
     (
         "called again after a pause",
-        State.QUEUED,
-        {"ahead": 0},
-        {"terminate_after": later(8), "revision": 2, "problem": THROTTLED},
+        {"ahead": 0, "terminate_after": later(8), "revision": 2, "problem": THROTTLED},
         "may be sent (last error: RequestLimitExceeded: too many calls)",
         "TerminateJob",
         later(8),
     ),
     (
         "a call that did not get through",
-        State.QUEUED,
-        {},
         {"next_poll_at": later(4), "problem": THROTTLED},
         "TerminateJob is sent (last error: RequestLimitExceeded: too many calls)",
         "poll the job, then send TerminateJob",
         later(4),
     ),
     (
+        "its machines are to be captured first",
+        {"terminate_after": later(-2), "run": 1},
+        "its machines to be captured before TerminateJob is sent, 10 s at most",
+        "read its tasks and instances, then send TerminateJob",
+        later(8),
+    ),
+    (
+        "its machines were to be captured first",
+        {"terminate_after": later(-10), "run": 1},
+        "its turn for TerminateJob; jobs ahead of it: 0",
+        "TerminateJob",
+        NOW,
+    ),
+    (
+        "too large to be captured first",
+        {"terminate_after": later(-2), "run": 1, "awaits_capture": False},
+        "its turn for TerminateJob; jobs ahead of it: 0",
+        "TerminateJob",
+        NOW,
+    ),
+    (
+        "submitted as something else than is counted",
+        {"job_state": JobState.FAILED, "poll_kind": PollKind.SUBMIT_INFO},
+        "the number of instances it was submitted with, because its state is already finished",
+        "(DescribeJobSubmitInfo), then count its instances",
+        NOW,
+    ),
+    (
+        "not found, and never was",
+        {"unconfirmed": unconfirmed(Verdict.MISSING, "DescribeJobs"), "next_poll_at": later(9)},
+        (
+            "the job to be found: missing from DescribeJobs since 2026-01-01T11:59:00Z; the "
+            "termination ends at 2026-01-01T12:01:00Z unless the job is found"
+        ),
+        "poll the job again",
+        later(9),
+    ),
+    (
+        "forbidden for now",
+        {"unconfirmed": unconfirmed(Verdict.FORBIDDEN, "TerminateJob"), "problem": TROUBLE},
+        (
+            "permission for TerminateJob, refused since 2026-01-01T11:59:00Z; the termination ends "
+            "as refused at 2026-01-01T12:01:00Z unless permission is granted (last error: "
+        ),
+        "poll the job again",
+        NOW,
+    ),
+]
+HELD: list[Situation] = [
+    (
         "submitted",
-        State.HELD,
-        {},
         {"next_poll_at": later(2)},
         "the job to leave SUBMITTED, where the cloud forbids TerminateJob",
         "poll the job again (DescribeJobs), then send TerminateJob ahead of other jobs",
@@ -152,17 +186,15 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     ),
     (
         "submitted, and not to be read",
-        State.HELD,
-        {},
         {"problem": THROTTLED},
         "forbids TerminateJob (last error: RequestLimitExceeded: too many calls)",
         "poll the job again (DescribeJobs), then send TerminateJob ahead of other jobs",
         NOW,
     ),
+]
+SENDING: list[Situation] = [
     (
         "a call under way",
-        State.SENDING,
-        {},
         {"next_poll_at": None},
         "the cloud's answer to TerminateJob",
         "record the answer",
@@ -170,8 +202,6 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     ),
     (
         "an answer that was lost",
-        State.SENDING,
-        {},
         {"outcome_unknown": True, "next_poll_at": later(1), "problem": TROUBLE},
         "whether its TerminateJob request had effect (last error: Client.Timeout: no",
         "send TerminateJob again only if the request had no effect",
@@ -179,17 +209,15 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     ),
     (
         "a process that ended in between",
-        State.SENDING,
-        {},
         {"outcome_unknown": True},
         "a read of the job: it is not known whether its TerminateJob request had effect",
         "send TerminateJob again only if the request had no effect",
         NOW,
     ),
+]
+DRAINING: list[Situation] = [
     (
         "not read since the call",
-        State.DRAINING,
-        {},
         {},
         "its instances, not counted yet, to stop; the job state is not known",
         "poll the job again; it counts as stopped once it is finished and no instance is live",
@@ -197,8 +225,6 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     ),
     (
         "draining",
-        State.DRAINING,
-        {},
         {"job_state": JobState.RUNNING, "instances": LIVE, "next_poll_at": later(5)},
         "4 of 10 instances to stop; the job state is RUNNING",
         "it counts as stopped once it is finished and no instance is live",
@@ -206,8 +232,6 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     ),
     (
         "no progress",
-        State.DRAINING,
-        {},
         {
             "job_state": JobState.RUNNING,
             "instances": LIVE,
@@ -219,8 +243,6 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     ),
     (
         "no progress, to be called again",
-        State.DRAINING,
-        {},
         {
             "terminate_after": NOW,
             "job_state": JobState.RUNNING,
@@ -233,8 +255,6 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     ),
     (
         "finished, instances live",
-        State.DRAINING,
-        {},
         {"job_state": JobState.FAILED, "instances": InstanceCounters(failed_interrupted=1)},
         "1 of 1 instances to stop; the job state is FAILED",
         "poll the job again",
@@ -242,8 +262,6 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     ),
     (
         "instances stopped, the job not",
-        State.DRAINING,
-        {},
         {"job_state": JobState.RUNNING, "instances": STOPPED},
         "the job to finish; no instance was live at the last count; the job state is RUNNING",
         "poll the job again",
@@ -251,8 +269,6 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     ),
     (
         "finished since its instances were counted",
-        State.DRAINING,
-        {},
         {"job_state": JobState.FAILED, "instances": STOPPED},
         "a count that proves all instances stopped; none was live at the last count; the job ",
         "poll the job again",
@@ -260,8 +276,6 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     ),
     (
         "something pending",
-        State.DRAINING,
-        {},
         {"job_state": JobState.FAILED, "instances": STOPPED, "job_next_action": "TERMINATING"},
         "the pending TERMINATING to end; no instance was live at the last count; the job state is ",
         "poll the job again",
@@ -269,8 +283,6 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     ),
     (
         "draining, and not to be read",
-        State.DRAINING,
-        {},
         {"instances": LIVE, "problem": TROUBLE},
         "(last error: Client.Timeout: no answer)",
         "poll the job again",
@@ -278,74 +290,20 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     ),
     (
         "runs after its call, to be called again",
-        State.DRAINING,
-        {"ahead": 4},
-        {"terminate_after": later(-5), "job_state": JobState.RUNNING},
+        {"ahead": 4, "terminate_after": later(-5), "job_state": JobState.RUNNING},
         "; 2 requests a second are allowed; the job kept running, or was revived, after the last ",
         "TerminateJob",
         later(2),
     ),
     (
         "to be called again, but later",
-        State.DRAINING,
-        {},
         {"terminate_after": later(8), "acknowledged_at": later(-90), "job_state": JobState.RUNNING},
         "the time from which TerminateJob may be sent; the job kept running, or was revived, after",
         "TerminateJob",
         later(8),
     ),
     (
-        "its machines are to be captured first",
-        State.QUEUED,
-        {},
-        {"terminate_after": later(-2), "run": 1},
-        "its machines to be captured before TerminateJob is sent, 10 s at most",
-        "read its tasks and instances, then send TerminateJob",
-        later(8),
-    ),
-    (
-        "its machines were to be captured first",
-        State.QUEUED,
-        {},
-        {"terminate_after": later(-10), "run": 1},
-        "its turn for TerminateJob; jobs ahead of it: 0",
-        "TerminateJob",
-        NOW,
-    ),
-    (
-        "too large to be captured first",
-        State.QUEUED,
-        {},
-        {"terminate_after": later(-2), "run": 1, "awaits_capture": False},
-        "its turn for TerminateJob; jobs ahead of it: 0",
-        "TerminateJob",
-        NOW,
-    ),
-    (
-        "submitted as something else than is counted",
-        State.QUEUED,
-        {},
-        {"job_state": JobState.FAILED, "poll_kind": PollKind.SUBMIT_INFO},
-        "the number of instances it was submitted with, because its state is already finished",
-        "(DescribeJobSubmitInfo), then count its instances",
-        NOW,
-    ),
-    (
-        "not found, and never was",
-        State.QUEUED,
-        {},
-        {"unconfirmed": unconfirmed(Verdict.MISSING, "DescribeJobs"), "next_poll_at": later(9)},
-        (
-            "the job to be found: missing from DescribeJobs since 2026-01-01T11:59:00Z; the "
-            "termination ends at 2026-01-01T12:01:00Z unless the job is found"
-        ),
-        "poll the job again",
-        later(9),
-    ),
-    (
         "not found any more",
-        State.DRAINING,
-        {},
         {
             "unconfirmed": unconfirmed(Verdict.MISSING, "DescribeJob", "DescribeJobs"),
             "observed_at": later(-90),
@@ -355,21 +313,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         NOW,
     ),
     (
-        "forbidden for now",
-        State.QUEUED,
-        {},
-        {"unconfirmed": unconfirmed(Verdict.FORBIDDEN, "TerminateJob"), "problem": TROUBLE},
-        (
-            "permission for TerminateJob, refused since 2026-01-01T11:59:00Z; the termination ends "
-            "as refused at 2026-01-01T12:01:00Z unless permission is granted (last error: "
-        ),
-        "poll the job again",
-        NOW,
-    ),
-    (
         "not readable past its deadline",
-        State.DRAINING,
-        {},
         {"unconfirmed": unconfirmed(Verdict.UNREADABLE, "DescribeJob")},
         (
             "a successful read: the deadline has passed, reads fail since 2026-01-01T11:59:00Z; "
@@ -378,10 +322,10 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "poll the job again",
         NOW,
     ),
+]
+SETTLING: list[Situation] = [
     (
         "settled, but for its machines",
-        State.SETTLING,
-        {},
         COUNTED | {"next_poll_at": later(5)} | machines(gone=1, up=2),
         "3 of 4 machines to be gone (2 of them up): all instances were observed stopped",
         "it is verified if no instance",
@@ -389,8 +333,6 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     ),
     (
         "settling",
-        State.SETTLING,
-        {},
         {"settle_until": later(30), "next_poll_at": later(5)},
         "the settle window to end: all instances were observed stopped, but RetryJobs can revive",
         "it is verified if no instance is live and no machine is up",
@@ -398,8 +340,6 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     ),
     (
         "settling, and not to be read",
-        State.SETTLING,
-        {},
         {"settle_until": later(30), "next_poll_at": later(40), "problem": TROUBLE},
         "RetryJobs can revive the job (last error: Client.Timeout: no answer)",
         "it is verified if no instance",
@@ -407,8 +347,6 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     ),
     (
         "settled, but for its instances",
-        State.SETTLING,
-        {},
         {"settle_until": NOW, "instances_observed_at": later(-1), "next_poll_at": later(-1)},
         "a count of its instances after the settle window (DescribeJob): all instances were",
         "count its instances and read its machines once more",
@@ -416,8 +354,6 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     ),
     (
         "settled, but for the second read of its machines",
-        State.SETTLING,
-        {},
         COUNTED | {"next_poll_at": later(5)} | machines(all_observed_at=later(-1)),
         "a read of its machines after the settle window (DescribeInstances): all instances",
         "it is verified if no instance",
@@ -425,30 +361,33 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     ),
     (
         "settled, but for the last poll",
-        State.SETTLING,
-        {},
         COUNTED | {"next_poll_at": later(-1)},
         "a last poll, because the settle window has ended: all instances were observed stopped",
         "it is verified if no instance",
         NOW,
     ),
 ]
+SITUATIONS = {
+    State.QUEUED: QUEUED,
+    State.HELD: HELD,
+    State.SENDING: SENDING,
+    State.DRAINING: DRAINING,
+    State.SETTLING: SETTLING,
+}
 
 
 @pytest.mark.parametrize(
-    ("state", "context", "changes", "waiting_for", "next_action", "at"),
-    [case[1:] for case in SITUATIONS],
-    ids=[f"{case[1]}: {case[0]}" for case in SITUATIONS],
+    ("state", "known", "waiting_for", "next_action", "at"),
+    [
+        pytest.param(state, *situation, id=f"{state}: {name}")
+        for state, situations in SITUATIONS.items()
+        for name, *situation in situations
+    ],
 )
 def test_the_wait_of_a_live_termination(
-    state: State,
-    context: dict[str, Any],
-    changes: dict[str, Any],
-    waiting_for: str,
-    next_action: str,
-    at: datetime | None,
+    state: State, known: dict[str, Any], waiting_for: str, next_action: str, at: datetime | None
 ) -> None:
-    found = explained(state, context, **changes)
+    found = explained(state, **known)
     assert waiting_for in found.waiting_for
     assert next_action in str(found.next_action)
     assert found.next_action_at == at
@@ -474,7 +413,7 @@ def test_a_poll_behind_others_has_no_time(state: State) -> None:
     known = "other polls come first, or its database row is locked (see the log)"
     assert found.waiting_for == f"{due}: {known}"
     assert (found.next_action, found.next_action_at) == (usual.next_action, None)
-    troubled = explained(state, {"trouble": TROUBLE}, **late)
+    troubled = explained(state, trouble=TROUBLE, **late)
     assert troubled.waiting_for == f"{due}; cloud API calls fail (Client.Timeout: no answer)"
     assert troubled.next_action_at is None
 
@@ -495,21 +434,9 @@ def test_a_termination_that_waits_for_its_call_waits_for_no_poll(state: State) -
             {"outcome_unknown": True},
             "a read of the job: it is not known whether its TerminateJob request had effect",
         ),
-        (
-            State.DRAINING,
-            {},
-            "its instances, not counted yet, to stop; the job state is FAILED",
-        ),
-        (
-            State.DRAINING,
-            {"instances": LIVE},
-            "4 of 10 instances to stop; the job state is FAILED",
-        ),
-        (
-            State.UNVERIFIED,
-            {},
-            f"{GIVEN_UP}its instances never counted; the job state is FAILED",
-        ),
+        (State.DRAINING, {}, "its instances, not counted yet, to stop; the job state is FAILED"),
+        (State.DRAINING, {"instances": LIVE}, "4 of 10 instances to stop; the job state is FAILED"),
+        (State.UNVERIFIED, {}, f"{GIVEN_UP}its instances never counted; the job state is FAILED"),
         (State.UNVERIFIED, {"evidence": 3}, NOT_READ_AGAIN),
     ],
 )
@@ -706,13 +633,13 @@ def test_of_a_job_that_is_gone_its_machines_are_to_be_checked_not_its_id(known: 
 
 @pytest.mark.parametrize("state", LIVE_STATES, ids=str)
 def test_a_failing_cloud_is_reported_with_what_to_do(state: State) -> None:
-    usual, troubled = explained(state), explained(state, {"trouble": TROUBLE})
+    usual, troubled = explained(state), explained(state, trouble=TROUBLE)
     assert troubled.waiting_for == (
         f"{usual.waiting_for}; cloud API calls fail (Client.Timeout: no answer)"
     )
     assert troubled.next_action == f"{usual.next_action}; check the network"
     assert troubled.next_action_at == usual.next_action_at
-    without_advice = explained(state, {"trouble": THROTTLED})
+    without_advice = explained(state, trouble=THROTTLED)
     assert without_advice.next_action == usual.next_action
 
 
@@ -720,7 +647,7 @@ def test_a_failing_cloud_is_reported_with_what_to_do(state: State) -> None:
 def test_a_failure_of_another_replica_names_it(state: State) -> None:
     """The advice is about that replica's machine and configuration, not this one's."""
     usual = explained(state)
-    troubled = explained(state, {"trouble": TROUBLE, "elsewhere": "host-7"})
+    troubled = explained(state, trouble=TROUBLE, elsewhere="host-7")
     assert troubled.waiting_for == (
         f"{usual.waiting_for}; cloud API calls of replica host-7 fail (Client.Timeout: no answer)"
     )
@@ -733,8 +660,8 @@ def test_an_account_that_only_another_replica_is_configured_for(
     state: State, changes: dict[str, Any]
 ) -> None:
     """Only that replica knows the request rate; everything else is the same on both."""
-    there = explained(state, {"rate": Rate(2, 2), "ahead": 4}, **changes)
-    here = explained(state, {"rate": None, "ahead": 4}, **changes)
+    there = explained(state, rate=Rate(2, 2), ahead=4, **changes)
+    here = explained(state, rate=None, ahead=4, **changes)
     assert here.waiting_for == there.waiting_for.replace("; 2 requests a second are allowed", "")
     assert here.next_action == there.next_action
 
@@ -742,7 +669,7 @@ def test_an_account_that_only_another_replica_is_configured_for(
 @pytest.mark.parametrize("state", LIVE_STATES, ids=str)
 def test_an_account_that_is_configured_no_longer(state: State) -> None:
     """No API call is made for it, so waiting would have no end."""
-    found = explained(state, {"rate": None, "trouble": TROUBLE, "configured": False})
+    found = explained(state, rate=None, trouble=TROUBLE, configured=False)
     assert found.waiting_for == (
         "account 'main' and its region 'ap-guangzhou' to be configured again"
     )
@@ -752,5 +679,5 @@ def test_an_account_that_is_configured_no_longer(state: State) -> None:
 
 @pytest.mark.parametrize("state", FINAL_STATES, ids=str)
 def test_a_final_state_is_explained_the_same_in_every_context(state: State) -> None:
-    context = {"rate": None, "trouble": TROUBLE, "ahead": None, "configured": False}
-    assert explained(state, context) == explained(state)
+    found = explained(state, rate=None, trouble=TROUBLE, ahead=None, configured=False)
+    assert found == explained(state)
