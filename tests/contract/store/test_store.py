@@ -50,7 +50,7 @@ from tests.support.stored_operations import (
     start,
     submit,
 )
-from tests.support.termination_fields import store_fields
+from tests.support.termination_fields import store_fields, with_fields
 from tests.unit.domain.build import LIVE, NOW, POLICY, batch_read, call_failed, later, read
 
 if TYPE_CHECKING:
@@ -68,12 +68,13 @@ async def test_a_termination_is_read_as_it_was_written(
     before = await only(store)
     assert before.schedule.next_poll_at == later(7)
     seen = decide(replace(before, state=State.DRAINING), read(None), later(1), POLICY).after
-    full = replace(
+    full = with_fields(
         seen,
         state=State.QUEUED,
         problem=ErrorDetail(code="C", message="m", advice="a"),
-        schedule=replace(seen.schedule, give_up_at=later(9), terminate_after=later(2)),
-        job=replace(seen.job, end_time="E1"),
+        give_up_at=later(9),
+        terminate_after=later(2),
+        job_end_time="E1",
     )
     await store.apply([(before, Decision(after=full))], NOW)
     (after,), _ = await store.ready_to_terminate(later(2), 10, capture_wait_s=0)
@@ -150,9 +151,7 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
 ) -> None:
     await submit(records, 1, "job-1", "job-2", "job-3")
     for row in await due_for_batch_poll(store, 10):
-        after = replace(
-            row, schedule=replace(row.schedule, terminate_after=NOW, priority=row.job_id == "job-3")
-        )
+        after = with_fields(row, terminate_after=NOW, priority=row.job_id == "job-3")
         await store.apply([(row, Decision(after=after))], NOW)
     ready, _ = await store.ready_to_terminate(NOW, 10, capture_wait_s=0)
     assert [t.job_id for t in ready] == ["job-3", "job-1", "job-2"]

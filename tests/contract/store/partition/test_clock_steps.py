@@ -21,6 +21,7 @@ from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.schema import UtcDateTime, instances, partitions, terminations
 from orchestrator.store.schema import clock_steps as steps
 from tests.support.stored_operations import PARTITION, submit
+from tests.support.termination_fields import with_fields
 from tests.unit.domain.build import NOW, termination
 
 if TYPE_CHECKING:
@@ -59,13 +60,10 @@ def times(names: list[str], base: datetime) -> Row:
 def documents(base: datetime) -> Row:
     at = base + timedelta(microseconds=654_321)
     capture = Capture(run=1, counted_at=at, ended_at=at + HOUR)
-    full = replace(
+    full = with_fields(
         termination(),
-        captures=replace(
-            termination().captures,
-            machines=capture,
-            rescan=replace(capture, began_at=at - HOUR, ended_at=None),
-        ),
+        capture=capture,
+        rescan=replace(capture, began_at=at - HOUR, ended_at=None),
         unconfirmed=Unconfirmed(
             verdict=Verdict.MISSING,
             since=at,

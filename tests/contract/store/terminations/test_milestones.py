@@ -21,7 +21,7 @@ from orchestrator.domain.model.observation import CallStarted, Withdrawn
 from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.store.terminations import milestones
 from tests.support.stored_operations import operation, submit
-from tests.support.termination_fields import store_fields
+from tests.support.termination_fields import store_fields, with_fields
 from tests.unit.domain.build import LIVE, NOW, POLICY, STOPPED, batch_read, later, read
 
 if TYPE_CHECKING:
@@ -155,11 +155,11 @@ async def test_escalated_stragglers_are_logged(
     log.lines()
     before = await found(records, 1, "job-1")
     escalated = apply_event(before, Event.ESCALATED, NOW, why="3 of 9 instances did not stop")
-    after = replace(
+    after = with_fields(
         escalated.after,
-        escalation=replace(
-            escalated.after.escalation, level=escalation_level, started_at=NOW, round=2
-        ),
+        escalation_level=escalation_level,
+        escalation_started_at=NOW,
+        escalation_round=2,
     )
     changes = [(before, replace(escalated, after=after))]
     await store.apply(changes, NOW)
@@ -194,7 +194,7 @@ async def end(
 ) -> None:
     """End the job of the first operation; by default it was found finished."""
     before = await found(records, 1, job_id)
-    counted = replace(before, drain=replace(before.drain, submitted=STOPPED.total))
+    counted = with_fields(before, instances_submitted=STOPPED.total)
     decision = decide(counted, seen or read(JobState.FAILED), later(42), POLICY)
     await store.apply([(before, decision)], later(42))
 

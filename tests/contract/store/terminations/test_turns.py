@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from orchestrator.engine.loops.job_prober import UNLISTED_IN_TURN
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
 from tests.support.stored_operations import PARTITION, operation
+from tests.support.termination_fields import with_fields
 from tests.unit.domain.build import LIVE, POLICY, batch_read, later, read
 
 if TYPE_CHECKING:
@@ -254,10 +255,7 @@ async def test_jobs_that_are_called_again_get_new_turns(queue: Queue, polls: lis
     for number in range(1, 11):
         for seen in polls:
             row = await queue.found(f"A-{number}")
-            known = replace(
-                row,
-                calls=replace(row.calls, acknowledged_at=later(-900), first_sent_at=later(-900)),
-            )
+            known = with_fields(row, acknowledged_at=later(-900), first_sent_at=later(-900))
             decision = decide(known, seen, AT, POLICY)
             await queue.store.apply([(row, decision)], AT)
         assert decision.after.schedule.terminate_after == AT
@@ -315,7 +313,7 @@ async def test_few_ids_do_not_wait_for_the_reads_of_many_that_are_not_listed(que
     changes = [
         (
             row,
-            Decision(after=replace(row, schedule=replace(row.schedule, poll_kind=PollKind.SINGLE))),
+            Decision(after=with_fields(row, poll_kind=PollKind.SINGLE)),
         )
         for row in polled
     ]

@@ -23,6 +23,7 @@ from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.observation import CallAccepted, CallStarted
 from orchestrator.domain.model.termination import EscalationLevel, PollKind
 from orchestrator.domain.progress.termination_forecast import with_forecast
+from tests.support.termination_fields import with_fields
 from tests.unit.domain.build import NOW, POLICY, later, read, termination
 
 if TYPE_CHECKING:
@@ -70,11 +71,7 @@ class Drain:
         while known.escalation.level is not EscalationLevel.MANUAL:
             assert not known.state.final, "it ended before manual action was required"
             now = max(now, self._counted_at(known)) + timedelta(seconds=self.lag_s)
-            known = (
-                replace(known, escalation=replace(known.escalation, finished_at=now))
-                if going_on(known)
-                else known
-            )
+            known = with_fields(known, escalation_finished_at=now) if going_on(known) else known
             known = self._decide(known, self._count(now), now)
             if known.schedule.terminate_after is not None:
                 self.calls_s.append((now - NOW).total_seconds())
@@ -173,6 +170,4 @@ def test_long_deadlines_hurry_nothing(
     )
     assert count_due_at(known) is None
     asked = later(moved_s + stalled_for_s), EscalationPolicy()
-    assert next_level(
-        replace(known, drain=replace(known.drain, history=history)), *asked
-    ) is next_level(known, *asked)
+    assert next_level(with_fields(known, history=history), *asked) is next_level(known, *asked)

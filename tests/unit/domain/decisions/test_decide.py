@@ -293,9 +293,7 @@ def test_a_call_that_was_not_executed_is_repeated_only_after_another_read(
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.DRAINING])
-def test_a_throttled_call_changes_only_the_state(
-    state: State,
-) -> None:
+def test_a_throttled_call_changes_only_the_state(state: State) -> None:
     before = termination(
         state,
         terminate_after=later(-5),
@@ -307,11 +305,7 @@ def test_a_throttled_call_changes_only_the_state(
     sent = decide(before, CallStarted(), NOW, POLICY).after
     refused = CallFailed(error(CloudErrorKind.THROTTLED), before)
     after = decide(sent, refused, later(1), POLICY).after
-    assert after == replace(
-        before,
-        state=State.QUEUED,
-        revision=before.revision + 2,
-    )
+    assert after == replace(before, state=State.QUEUED, revision=before.revision + 2)
 
 
 @pytest.mark.parametrize("poll_kind", PollKind)
@@ -337,12 +331,7 @@ def test_a_call_whose_outcome_is_not_known_is_resolved_by_reading_the_job(
             after.calls.outcome_unknown,
             after.schedule.poll_kind,
             after.schedule.next_poll_at,
-        ) == (
-            State.SENDING,
-            True,
-            PollKind.SINGLE,
-            NOW,
-        )
+        ) == (State.SENDING, True, PollKind.SINGLE, NOW)
 
 
 def test_a_call_that_conflicts_twice_is_taken_for_acted_upon_by_another_one() -> None:
@@ -437,11 +426,7 @@ def test_the_state_alone_does_not_settle() -> None:
         decision.event,
         decision.after.schedule.poll_kind,
         decision.after.schedule.next_poll_at,
-    ) == (
-        None,
-        PollKind.SINGLE,
-        later(31),
-    )
+    ) == (None, PollKind.SINGLE, later(31))
 
 
 @pytest.mark.parametrize("acknowledged_at", [None, NOW])
@@ -558,10 +543,7 @@ def test_the_first_call_is_remembered_over_all_runs() -> None:
     sent = decide(termination(terminate_after=NOW), CallStarted(), NOW, POLICY).after
     draining = decide(sent, CallAccepted("r-1"), NOW, POLICY).after
     revived = decide(
-        replace(draining, evidence=2, job=replace(draining.job, state=FAILED)),
-        batch_read(RUNNING),
-        later(50),
-        POLICY,
+        with_fields(draining, evidence=2, job_state=FAILED), batch_read(RUNNING), later(50), POLICY
     ).after
     again = decide(revived, CallStarted(), later(60), POLICY).after
     assert (again.calls.run, again.calls.begun_at, again.calls.first_sent_at) == (2, NOW, later(60))
@@ -581,7 +563,7 @@ def test_a_job_revived_into_submitted_is_called_once_it_has_left_that() -> None:
 
 
 def test_counters_that_come_and_go_end_at_the_deadline() -> None:
-    flapping = replace(settling(), schedule=replace(settling().schedule, give_up_at=later(60)))
+    flapping = with_fields(settling(), give_up_at=later(60))
     doubted = decide(flapping, read(FAILED, LIVE, at=later(59)), later(59), POLICY)
     assert doubted.event is Event.SEEN_LIVE_AGAIN
     over = decide(flapping, read(FAILED, LIVE, at=later(60)), later(60), POLICY)

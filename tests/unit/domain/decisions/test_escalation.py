@@ -38,11 +38,11 @@ STUCK = termination(
     acknowledged_at=NOW,
     last_progress_at=later(10),
 )
-IN_ROUND_1 = replace(
+IN_ROUND_1 = with_fields(
     STUCK,
-    escalation=replace(
-        STUCK.escalation, level=EscalationLevel.INSTANCES, started_at=later(70), round=1
-    ),
+    escalation_level=EscalationLevel.INSTANCES,
+    escalation_started_at=later(70),
+    escalation_round=1,
 )
 UNREADABLE = Capture(run=1, problem=ErrorDetail(code="Some.Code", message="why"))
 AROUND = ExplanationContext(
@@ -55,86 +55,46 @@ AROUND = ExplanationContext(
     [
         (STUCK, 69.9, None),
         (STUCK, 70, EscalationLevel.INSTANCES),
-        (replace(STUCK, calls=replace(STUCK.calls, acknowledged_at=later(20))), 79.9, None),
-        (
-            replace(STUCK, calls=replace(STUCK.calls, acknowledged_at=later(20))),
-            80,
-            EscalationLevel.INSTANCES,
-        ),
-        (replace(STUCK, calls=replace(STUCK.calls, acknowledged_at=later(-90))), 99.9, None),
-        (
-            replace(STUCK, calls=replace(STUCK.calls, acknowledged_at=later(-90))),
-            100,
-            EscalationLevel.INSTANCES,
-        ),
+        (with_fields(STUCK, acknowledged_at=later(20)), 79.9, None),
+        (with_fields(STUCK, acknowledged_at=later(20)), 80, EscalationLevel.INSTANCES),
+        (with_fields(STUCK, acknowledged_at=later(-90)), 99.9, None),
+        (with_fields(STUCK, acknowledged_at=later(-90)), 100, EscalationLevel.INSTANCES),
         # Counted a little over a minute after TerminateJob, and as long after that.
+        (with_fields(STUCK, acknowledged_at=later(-51.8)), 71.7, EscalationLevel.INSTANCES),
         (
-            replace(STUCK, calls=replace(STUCK.calls, acknowledged_at=later(-51.8))),
-            71.7,
-            EscalationLevel.INSTANCES,
-        ),
-        (
-            replace(
-                STUCK, drain=replace(STUCK.drain, counters=InstanceCounters(running=5, failed=5))
-            ),
+            with_fields(STUCK, instances=InstanceCounters(running=5, failed=5)),
             70,
             EscalationLevel.MANUAL,
         ),
+        (with_fields(STUCK, instances=InstanceCounters(running=3, failed=2)), 609.9, None),
         (
-            replace(
-                STUCK, drain=replace(STUCK.drain, counters=InstanceCounters(running=3, failed=2))
-            ),
-            609.9,
-            None,
-        ),
-        (
-            replace(
-                STUCK, drain=replace(STUCK.drain, counters=InstanceCounters(running=3, failed=2))
-            ),
+            with_fields(STUCK, instances=InstanceCounters(running=3, failed=2)),
             610,
             EscalationLevel.INSTANCES,
         ),
-        (replace(STUCK, drain=replace(STUCK.drain, counters=InstanceCounters(failed=5))), 70, None),
+        (with_fields(STUCK, instances=InstanceCounters(failed=5)), 70, None),
         (IN_ROUND_1, 9999, None),
+        (with_fields(IN_ROUND_1, escalation_finished_at=later(60)), 9999, None),
+        (with_fields(IN_ROUND_1, escalation_finished_at=later(80)), 139.9, None),
+        (with_fields(IN_ROUND_1, escalation_finished_at=later(80)), 140, EscalationLevel.INSTANCES),
         (
-            replace(IN_ROUND_1, escalation=replace(IN_ROUND_1.escalation, finished_at=later(60))),
-            9999,
-            None,
-        ),
-        (
-            replace(IN_ROUND_1, escalation=replace(IN_ROUND_1.escalation, finished_at=later(80))),
-            139.9,
-            None,
-        ),
-        (
-            replace(IN_ROUND_1, escalation=replace(IN_ROUND_1.escalation, finished_at=later(80))),
-            140,
-            EscalationLevel.INSTANCES,
-        ),
-        (
-            replace(
-                IN_ROUND_1,
-                escalation=replace(IN_ROUND_1.escalation, finished_at=later(80), round=2),
-            ),
+            with_fields(IN_ROUND_1, escalation_finished_at=later(80), escalation_round=2),
             140,
             EscalationLevel.MANUAL,
         ),
         (
-            replace(
+            with_fields(
                 STUCK,
-                escalation=replace(
-                    STUCK.escalation, level=EscalationLevel.MANUAL, started_at=later(70), round=2
-                ),
+                escalation_level=EscalationLevel.MANUAL,
+                escalation_started_at=later(70),
+                escalation_round=2,
             ),
             9999,
             None,
         ),
         (
-            replace(
-                STUCK,
-                escalation=replace(
-                    STUCK.escalation, level=EscalationLevel.MANUAL, started_at=later(70)
-                ),
+            with_fields(
+                STUCK, escalation_level=EscalationLevel.MANUAL, escalation_started_at=later(70)
             ),
             9999,
             EscalationLevel.INSTANCES,
@@ -164,9 +124,7 @@ def test_the_next_level_follows_when_nothing_has_stopped_for_long(
 def test_machines_come_last_and_once_where_they_may_be_ended(
     changes: dict[str, Any], escalation_level: EscalationLevel
 ) -> None:
-    done = replace(
-        IN_ROUND_1, escalation=replace(IN_ROUND_1.escalation, finished_at=later(80), round=2)
-    )
+    done = with_fields(IN_ROUND_1, escalation_finished_at=later(80), escalation_round=2)
     allowed = replace(ESCALATION, machines=True)
     assert next_level(with_fields(done, **changes), later(200), allowed) is escalation_level
     assert (
@@ -191,21 +149,16 @@ def test_a_count_with_progress_postpones_it() -> None:
 
 
 def test_a_job_that_runs_on_untouched_is_called_again_first() -> None:
-    untouched = replace(STUCK, schedule=replace(STUCK.schedule, give_up_at=later(3600)))
+    untouched = with_fields(STUCK, give_up_at=later(3600))
     again = decide(untouched, read(JobState.RUNNING, LIVE, at=later(80)), later(80), POLICY)
     assert (again.event, again.after.schedule.terminate_after) == (None, later(80))
-    called_twice = replace(untouched, calls=replace(untouched.calls, acknowledged_at=later(80)))
+    called_twice = with_fields(untouched, acknowledged_at=later(80))
     seen = read(JobState.RUNNING, LIVE, at=later(140))
     assert decide(called_twice, seen, later(140), POLICY).event is Event.ESCALATED
 
 
 def test_a_job_that_refuses_to_be_called_again_is_escalated_after_as_long() -> None:
-    sent = replace(
-        STUCK,
-        state=State.SENDING,
-        calls=replace(STUCK.calls, first_sent_at=later(80)),
-        schedule=replace(STUCK.schedule, give_up_at=later(3600)),
-    )
+    sent = with_fields(STUCK, state=State.SENDING, first_sent_at=later(80), give_up_at=later(3600))
     in_use = CloudError(kind=CloudErrorKind.STATE_CONFLICT, code="ResourceInUse.Job", message="")
     refused = decide(sent, call_failed(in_use), later(81), POLICY).after
     assert (refused.state, refused.schedule.poll_kind, refused.schedule.next_poll_at) == (
@@ -220,12 +173,12 @@ def test_a_job_that_refuses_to_be_called_again_is_escalated_after_as_long() -> N
 
 
 def test_more_that_run_than_were_counted_after_the_call_were_revived() -> None:
-    left = replace(
+    left = with_fields(
         IN_ROUND_1,
-        escalation=replace(IN_ROUND_1.escalation, level=EscalationLevel.MANUAL),
-        drain=replace(IN_ROUND_1.drain, counted_at=later(9)),
-        calls=replace(IN_ROUND_1.calls, first_sent_at=later(2600)),
-        schedule=replace(IN_ROUND_1.schedule, give_up_at=later(9999)),
+        escalation_level=EscalationLevel.MANUAL,
+        instances_observed_at=later(9),
+        first_sent_at=later(2600),
+        give_up_at=later(9999),
     )
     more = InstanceCounters(running=9, failed=1)
     seen = read(JobState.RUNNING, more, at=later(2601))
@@ -235,16 +188,11 @@ def test_more_that_run_than_were_counted_after_the_call_were_revived() -> None:
         again.calls.run,
         again.escalation.level,
         again.escalation.round,
-    ) == (
-        later(2601),
-        left.calls.run + 1,
-        EscalationLevel.NONE,
-        0,
-    )
+    ) == (later(2601), left.calls.run + 1, EscalationLevel.NONE, 0)
     pending = replace(seen, next_action="TERMINATING")
     for before, its in (
         (left, pending),
-        (replace(left, drain=replace(left.drain, counted_at=later(-1))), seen),
+        (with_fields(left, instances_observed_at=later(-1)), seen),
     ):
         after = decide(before, its, later(2601), POLICY).after
         assert (after.schedule.terminate_after, after.calls.run) == (None, left.calls.run)
@@ -257,12 +205,12 @@ def test_more_that_run_than_were_counted_after_the_call_were_revived() -> None:
 def test_calling_a_job_again_begins_no_new_rounds_for_those_that_were_escalated(
     live: int, escalation_level: EscalationLevel, rounds: int
 ) -> None:
-    left = replace(
+    left = with_fields(
         STUCK,
-        escalation=replace(
-            STUCK.escalation, level=EscalationLevel.MANUAL, started_at=later(200), round=2
-        ),
-        schedule=replace(STUCK.schedule, give_up_at=later(3600)),
+        escalation_level=EscalationLevel.MANUAL,
+        escalation_started_at=later(200),
+        escalation_round=2,
+        give_up_at=later(3600),
     )
     counted = InstanceCounters(running=live, failed=10 - live)
     again = decide(left, read(JobState.RUNNING, counted, at=later(900)), later(900), POLICY).after
@@ -282,11 +230,8 @@ def test_nothing_is_escalated_on_less_than_a_count() -> None:
 
 
 def test_a_job_that_runs_again_begins_at_the_first_level() -> None:
-    settling = replace(
-        IN_ROUND_1,
-        state=State.SETTLING,
-        job=replace(IN_ROUND_1.job, state=JobState.FAILED),
-        schedule=replace(IN_ROUND_1.schedule, settle_until=later(200)),
+    settling = with_fields(
+        IN_ROUND_1, state=State.SETTLING, job_state=JobState.FAILED, settle_until=later(200)
     )
     after = decide(settling, batch_read(JobState.RUNNING, at=later(150)), later(150), POLICY).after
     assert (
@@ -294,31 +239,21 @@ def test_a_job_that_runs_again_begins_at_the_first_level() -> None:
         after.escalation.level,
         after.escalation.started_at,
         after.escalation.round,
-    ) == (
-        State.DRAINING,
-        EscalationLevel.NONE,
-        None,
-        0,
-    )
+    ) == (State.DRAINING, EscalationLevel.NONE, None, 0)
 
 
 def test_manual_action_is_described_with_its_commands() -> None:
-    left = replace(
+    left = with_fields(
         STUCK,
-        escalation=replace(
-            STUCK.escalation, level=EscalationLevel.MANUAL, started_at=later(300), round=2
-        ),
+        escalation_level=EscalationLevel.MANUAL,
+        escalation_started_at=later(300),
+        escalation_round=2,
     )
     explanation = explain(left, AROUND)
     assert "manual action is required" in explanation.waiting_for
     assert "after 2 rounds of TerminateTaskInstance" in explanation.waiting_for
     assert "tccli batch TerminateTaskInstance" in str(explanation.next_action)
-    given_up = replace(
-        left,
-        state=State.UNVERIFIED,
-        finished_at=later(3600),
-        schedule=replace(left.schedule, next_poll_at=None),
-    )
+    given_up = with_fields(left, state=State.UNVERIFIED, finished_at=later(3600), next_poll_at=None)
     explanation = explain(given_up, AROUND)
     assert "4 of 10 instances live" in explanation.waiting_for
     assert "--JobId job-1" in str(explanation.next_action)
@@ -326,13 +261,12 @@ def test_manual_action_is_described_with_its_commands() -> None:
 
 
 def test_no_escalation_calls_are_made_where_the_request_excludes_them() -> None:
-    asked = replace(STUCK, request=replace(STUCK.request, escalate=False))
+    asked = with_fields(STUCK, escalate=False)
     assert (
         next_level(asked, later(70), replace(ESCALATION, machines=True)) is EscalationLevel.MANUAL
     )
-    left = replace(
-        asked,
-        escalation=replace(asked.escalation, level=EscalationLevel.MANUAL, started_at=later(70)),
+    left = with_fields(
+        asked, escalation_level=EscalationLevel.MANUAL, escalation_started_at=later(70)
     )
     assert next_level(left, later(9999), ESCALATION) is None
     explanation = explain(left, AROUND)
@@ -342,11 +276,7 @@ def test_no_escalation_calls_are_made_where_the_request_excludes_them() -> None:
 
 def test_ended_machines_are_reported() -> None:
     explanation = explain(
-        replace(
-            IN_ROUND_1,
-            escalation=replace(IN_ROUND_1.escalation, level=EscalationLevel.MACHINES),
-            captures=replace(IN_ROUND_1.captures, rescanned_at=later(70)),
-        ),
+        with_fields(IN_ROUND_1, escalation_level=EscalationLevel.MACHINES, rescanned_at=later(70)),
         AROUND,
     )
     assert "TerminateInstances is being sent for each machine" in explanation.waiting_for
@@ -355,7 +285,7 @@ def test_ended_machines_are_reported() -> None:
 
 
 def test_a_termination_that_is_given_up_is_not_escalated() -> None:
-    late = replace(STUCK, schedule=replace(STUCK.schedule, give_up_at=later(900)))
+    late = with_fields(STUCK, give_up_at=later(900))
     seen = read(JobState.RUNNING, LIVE, next_action="TERMINATING", at=later(900))
     decision = decide(late, seen, later(900), POLICY)
     assert (decision.event, decision.after.escalation.level) == (
@@ -402,11 +332,11 @@ def test_the_progress_of_a_round_is_reported(known: dict[str, Any], said: str) -
 
 
 def test_unreadable_instances_are_reported() -> None:
-    left = replace(
+    left = with_fields(
         STUCK,
-        escalation=replace(
-            STUCK.escalation, level=EscalationLevel.MANUAL, started_at=later(300), round=3
-        ),
-        captures=replace(STUCK.captures, rescan=UNREADABLE),
+        escalation_level=EscalationLevel.MANUAL,
+        escalation_started_at=later(300),
+        escalation_round=3,
+        rescan=UNREADABLE,
     )
     assert "; the instances cannot be read: Some.Code: why" in explain(left, AROUND).waiting_for

@@ -21,6 +21,7 @@ from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.observation import CallAccepted, CallStarted, ReadFailed
 from orchestrator.domain.model.termination import PollKind, Termination
+from tests.support.termination_fields import with_fields
 from tests.unit.domain.build import (
     LIVE,
     NOW,
@@ -93,9 +94,7 @@ def test_a_job_that_reads_finished_at_first_is_compared_with_its_submission() ->
 def test_where_the_submission_may_not_be_read_the_counters_are_taken_alone() -> None:
     """One answer is not enough for that."""
     known, at_s = (
-        replace(
-            termination(), schedule=replace(termination().schedule, poll_kind=PollKind.SUBMIT_INFO)
-        ),
+        with_fields(termination(), poll_kind=PollKind.SUBMIT_INFO),
         0.0,
     )
     forbidden = ReadFailed(CloudError(CloudErrorKind.UNAUTHORIZED, "Unauthorized", "no"))

@@ -18,6 +18,7 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import Revival
 from orchestrator.services.explanation.explain import explain
 from orchestrator.services.explanation.values import ExplanationContext
+from tests.support.termination_fields import with_fields
 from tests.unit.domain.build import LIVE, NOW, batch_read, later, read, termination
 
 if TYPE_CHECKING:
@@ -101,17 +102,14 @@ def test_an_instance_that_runs_again_under_a_finished_job_is_recorded_as_running
 
 
 def test_an_ended_revival_is_recorded_once_and_a_running_one_after_it_as_well() -> None:
-    known = replace(
-        STOPPED,
-        watch=replace(STOPPED.watch, revival=Revival(at=later(60), job_state=JobState.FAILED)),
-    )
+    known = with_fields(STOPPED, revival=Revival(at=later(60), job_state=JobState.FAILED))
     ended = batch_read(JobState.FAILED, at=later(120), end_time="E3")
     assert check_listed(known, ended, later(120)).came_back is None
     assert check_listed(known, batch_read(JobState.RUNNING), later(120)).came_back is not None
 
 
 def test_without_an_end_time_there_is_nothing_to_compare() -> None:
-    unknown = replace(STOPPED, job=replace(STOPPED.job, end_time=None))
+    unknown = with_fields(STOPPED, job_end_time=None)
     assert check_listed(unknown, batch_read(JobState.FAILED, end_time="E2"), NOW).came_back is None
 
 
@@ -156,11 +154,7 @@ def test_a_revival_is_explained_beside_the_final_state(
     around = ExplanationContext(now=later(90), ahead=0, rate=None, trouble=None, capture_wait_s=0.0)
     before = explain(replace(STOPPED, state=state), around)
     explanation = explain(
-        replace(
-            STOPPED,
-            state=state,
-            watch=replace(STOPPED.watch, revival=Revival(at=later(60), **known)),
-        ),
+        with_fields(STOPPED, state=state, revival=Revival(at=later(60), **known)),
         around,
     )
     assert explanation.waiting_for.startswith(f"{before.waiting_for}; but ")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.observation import CallStarted, JobUnlisted, ReadFailed
 from orchestrator.domain.model.termination import PollKind
+from tests.support.termination_fields import with_fields
 from tests.unit.domain.build import (
     LIVE,
     NOW,
@@ -196,9 +197,7 @@ def test_answers_from_before_a_long_silence_do_not_count() -> None:
 
 def test_answers_from_before_the_clock_was_set_back_do_not_count() -> None:
     missing = decide(termination(**READ), JobUnlisted(), later(9000), POLICY).after
-    asked = Asked(
-        replace(missing, schedule=replace(missing.schedule, next_poll_at=NOW))
-    ).until_it_ends(UNKNOWN, JobUnlisted())
+    asked = Asked(with_fields(missing, next_poll_at=NOW)).until_it_ends(UNKNOWN, JobUnlisted())
     assert asked.at_s == 60
 
 

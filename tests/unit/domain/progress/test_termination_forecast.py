@@ -18,6 +18,7 @@ from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.observation import CallAccepted, CallStarted, Observation
 from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.domain.progress.termination_forecast import current, with_forecast
+from tests.support.termination_fields import with_fields
 from tests.unit.domain.build import (
     NOW,
     POLICY,
@@ -139,10 +140,7 @@ def test_the_history_ends_when_the_job_has_stopped() -> None:
 def test_it_ends_when_the_job_is_not_called_after_all() -> None:
     """The request was not executed, so it had no effect."""
     sending = after(
-        replace(
-            after_counts(draining(), (5, 50)),
-            schedule=replace(after_counts(draining(), (5, 50)).schedule, terminate_after=NOW),
-        ),
+        with_fields(after_counts(draining(), (5, 50)), terminate_after=NOW),
         (6, CallStarted()),
     )
     assert sending.drain.history is not None
@@ -242,11 +240,11 @@ def test_a_history_is_small() -> None:
 
 def test_a_job_left_to_manual_action_has_no_forecast() -> None:
     moving = after_counts(draining(), (10.0, 90), (20.0, 30))
-    left = replace(
+    left = with_fields(
         moving,
-        escalation=replace(
-            moving.escalation, level=EscalationLevel.MANUAL, started_at=later(50), round=3
-        ),
+        escalation_level=EscalationLevel.MANUAL,
+        escalation_started_at=later(50),
+        escalation_round=3,
     )
     still = after(left, (51.0, counted(30, 70, at_s=51.0))).drain.forecast
     assert still is not None

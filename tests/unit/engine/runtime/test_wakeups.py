@@ -50,14 +50,14 @@ def test_a_decision_wakes_the_loops_that_it_concerns(
 
 def test_machines_to_be_confirmed_wake_the_machine_poller_once_and_at_the_last_count() -> None:
     settling = replace(BEFORE, state=State.SETTLING, machines=MachineCounts(total=1, gone=1))
-    confirmed = replace(settling, schedule=replace(settling.schedule, confirm_from=later(5)))
+    confirmed = with_fields(settling, confirm_from=later(5))
     for before, after, wakeups in (
         (settling, settling, set()),
         (settling, confirmed, {"machines"}),
         (confirmed, confirmed, set()),
         (
             confirmed,
-            replace(confirmed, drain=replace(confirmed.drain, counted_at=later(5))),
+            with_fields(confirmed, instances_observed_at=later(5)),
             {"machines"},
         ),
     ):
@@ -68,9 +68,7 @@ def test_machines_to_be_confirmed_wake_the_machine_poller_once_and_at_the_last_c
 
 def test_a_call_that_is_no_longer_due_wakes_no_loop() -> None:
     made = WakeupEvents()
-    made.on_decision(
-        replace(BEFORE, schedule=replace(BEFORE.schedule, terminate_after=later(0))), BEFORE
-    )
+    made.on_decision(with_fields(BEFORE, terminate_after=later(0)), BEFORE)
     assert not woken(made)
 
 
