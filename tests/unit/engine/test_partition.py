@@ -33,7 +33,9 @@ def error(kind: CloudErrorKind, code: str = "Some.Code") -> CloudError:
 PUBLISHED = ErrorDetail(code="Some.Code", message="what happened", advice="do this")
 
 
-async def world_with_a_job(database: Database) -> PartitionWorld:
+@pytest.fixture
+async def world(database: Database) -> PartitionWorld:
+    """Return a world with one job."""
     world = PartitionWorld(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     await world.submit(JOB)
@@ -52,9 +54,8 @@ async def published(world: PartitionWorld) -> ErrorDetail | None:
 
 @pytest.mark.parametrize("kind", PASSING)
 async def test_the_third_failure_in_a_row_degrades_the_health(
-    database: Database, kind: CloudErrorKind
+    world: PartitionWorld, kind: CloudErrorKind
 ) -> None:
-    world = await world_with_a_job(database)
     for _ in range(2):
         await world.record_result(error(kind))
         assert await published(world) is None
@@ -64,18 +65,16 @@ async def test_the_third_failure_in_a_row_degrades_the_health(
 
 @pytest.mark.parametrize("kind", LASTING)
 async def test_an_error_that_the_next_call_will_meet_too_degrades_the_health_at_once(
-    database: Database, kind: CloudErrorKind
+    world: PartitionWorld, kind: CloudErrorKind
 ) -> None:
-    world = await world_with_a_job(database)
     await world.record_result(error(kind))
     assert await published(world) == PUBLISHED
 
 
 @pytest.mark.parametrize("between", [None, *THE_JOBS_OWN])
 async def test_failures_are_in_a_row_only_with_no_answer_between_them(
-    database: Database, between: CloudErrorKind | None
+    world: PartitionWorld, between: CloudErrorKind | None
 ) -> None:
-    world = await world_with_a_job(database)
     for _ in range(2):
         await world.record_result(error(CloudErrorKind.NOT_SENT))
         await world.record_result(error(CloudErrorKind.OUTCOME_UNKNOWN))
@@ -85,9 +84,8 @@ async def test_failures_are_in_a_row_only_with_no_answer_between_them(
 
 @pytest.mark.parametrize("kind", [k for k in THE_JOBS_OWN if k is not FORBIDDEN])
 async def test_an_error_of_one_job_does_not_degrade_the_health(
-    database: Database, kind: CloudErrorKind
+    world: PartitionWorld, kind: CloudErrorKind
 ) -> None:
-    world = await world_with_a_job(database)
     for _ in range(5):
         await world.record_result(error(kind))
     assert await published(world) is None
@@ -95,27 +93,22 @@ async def test_an_error_of_one_job_does_not_degrade_the_health(
 
 @pytest.mark.parametrize("answer", [None, *THE_JOBS_OWN])
 async def test_any_answer_restores_the_health(
-    database: Database, answer: CloudErrorKind | None
+    world: PartitionWorld, answer: CloudErrorKind | None
 ) -> None:
-    world = await world_with_a_job(database)
     await world.record_result(error(CloudErrorKind.CREDENTIAL))
     await world.record_result(error(answer) if answer else None)
     assert await published(world) is None
 
 
-async def test_a_failure_of_another_kind_replaces_the_one_before(
-    database: Database,
-) -> None:
-    world = await world_with_a_job(database)
+async def test_a_failure_of_another_kind_replaces_the_one_before(world: PartitionWorld) -> None:
     for code in ("First.Code", "Second.Code"):
         await world.record_result(error(CloudErrorKind.CREDENTIAL, code))
         assert await published(world) == replace(PUBLISHED, code=code)
 
 
 async def test_degraded_health_is_logged_when_it_begins_and_when_it_ends(
-    database: Database, caplog: pytest.LogCaptureFixture
+    world: PartitionWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = await world_with_a_job(database)
     for _ in range(10):
         await world.record_result(error(CloudErrorKind.NOT_SENT))
     for _ in range(3):
@@ -127,9 +120,8 @@ async def test_degraded_health_is_logged_when_it_begins_and_when_it_ends(
 
 
 async def test_failures_that_alternate_are_logged_once_each(
-    database: Database, caplog: pytest.LogCaptureFixture
+    world: PartitionWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = await world_with_a_job(database)
     for code in ("First.Code", "Second.Code") * 3:
         await world.record_result(error(CloudErrorKind.CREDENTIAL, code))
     assert [r.levelname for r in caplog.records] == ["ERROR", "ERROR"]
@@ -146,9 +138,8 @@ def not_allowed(action: str) -> ErrorDetail:
 
 
 async def test_the_third_refusal_of_an_action_in_a_row_degrades_the_health(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = await world_with_a_job(database)
     for _ in range(DEGRADED_AFTER_FAILURES - 1):
         await world.record_result(error(FORBIDDEN), "DescribeTask")
         assert await published(world) is None
@@ -156,9 +147,8 @@ async def test_the_third_refusal_of_an_action_in_a_row_degrades_the_health(
     assert await published(world) == not_allowed("DescribeTask")
 
 
-async def test_each_action_has_its_own_row_of_refusals(database: Database) -> None:
+async def test_each_action_has_its_own_row_of_refusals(world: PartitionWorld) -> None:
     """Calls of other actions neither lengthen nor interrupt a series."""
-    world = await world_with_a_job(database)
     for _ in range(DEGRADED_AFTER_FAILURES - 1):
         await world.record_result(error(FORBIDDEN), "DescribeTask")
         await world.record_result(error(FORBIDDEN), "DescribeJob")
@@ -169,9 +159,8 @@ async def test_each_action_has_its_own_row_of_refusals(database: Database) -> No
     assert await published(world) == not_allowed("DescribeTask")
 
 
-async def test_an_action_that_works_once_has_no_row_of_refusals(database: Database) -> None:
+async def test_an_action_that_works_once_has_no_row_of_refusals(world: PartitionWorld) -> None:
     """Permission was missing for one job only."""
-    world = await world_with_a_job(database)
     for _ in range(3):
         for _ in range(DEGRADED_AFTER_FAILURES - 1):
             await world.record_result(error(FORBIDDEN))
@@ -181,9 +170,8 @@ async def test_an_action_that_works_once_has_no_row_of_refusals(database: Databa
 
 @pytest.mark.parametrize("kind", [*PASSING, *(k for k in THE_JOBS_OWN if k is not FORBIDDEN)])
 async def test_a_failure_of_another_kind_does_not_show_that_an_action_is_allowed(
-    database: Database, kind: CloudErrorKind
+    world: PartitionWorld, kind: CloudErrorKind
 ) -> None:
-    world = await world_with_a_job(database)
     for _ in range(DEGRADED_AFTER_FAILURES):
         await world.record_result(error(FORBIDDEN))
         await world.record_result(error(kind))
@@ -191,9 +179,8 @@ async def test_a_failure_of_another_kind_does_not_show_that_an_action_is_allowed
 
 
 async def test_a_permission_that_lacks_is_logged_when_it_is_missed_and_when_it_is_there_again(
-    database: Database, caplog: pytest.LogCaptureFixture
+    world: PartitionWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = await world_with_a_job(database)
     for _ in range(10):
         await world.record_result(error(FORBIDDEN))
     assert await published(world) == not_allowed("DescribeJob")
@@ -207,9 +194,8 @@ async def test_a_permission_that_lacks_is_logged_when_it_is_missed_and_when_it_i
 
 
 async def test_an_action_that_is_no_longer_called_is_reported_as_forbidden_for_a_while_only(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = await world_with_a_job(database)
     for _ in range(DEGRADED_AFTER_FAILURES):
         await world.record_result(error(FORBIDDEN), "DescribeTask")
     world.clock.advance(FORBIDDEN_FOR_S - 1)
@@ -223,9 +209,8 @@ async def test_an_action_that_is_no_longer_called_is_reported_as_forbidden_for_a
 
 
 async def test_an_unreachable_cloud_is_reported_before_a_missing_permission(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = await world_with_a_job(database)
     for _ in range(DEGRADED_AFTER_FAILURES):
         await world.record_result(error(FORBIDDEN))
     await world.record_result(error(CloudErrorKind.CREDENTIAL), "DescribeJobs")
@@ -255,9 +240,8 @@ async def test_an_account_that_may_not_terminate_is_reported(database: Database)
 
 
 async def test_a_wrong_key_is_reported_at_the_first_call_and_cleared_at_the_first_that_works(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = await world_with_a_job(database)
     good = world.partition.cloud
     world.start(secret_key="another key")
     world.clock.advance(1)
@@ -272,9 +256,7 @@ async def test_a_wrong_key_is_reported_at_the_first_call_and_cleared_at_the_firs
     assert await published(world) is None
 
 
-async def test_a_wrong_clock_is_reported_by_whichever_loop_meets_it(
-    database: Database,
-) -> None:
+async def test_a_wrong_clock_is_reported_by_whichever_loop_meets_it(database: Database) -> None:
     world = PartitionWorld(database)
     await world.ready(JOB)
     world.cloud_ahead_s = 412.0
@@ -357,9 +339,7 @@ def finishes(world: PartitionWorld, event: Event | None) -> None:
         world.partition.on_decision(termination(), Decision(after=termination(), event=event))
 
 
-async def test_finishes_shorten_the_poll_interval_for_fifteen_seconds(
-    database: Database,
-) -> None:
+async def test_finishes_shorten_the_poll_interval_for_fifteen_seconds(database: Database) -> None:
     world = PartitionWorld(database)
     assert world.partition.policy().batch_interval_s == POLL.batch_max_s
     finishes(world, Event.SEEN_STOPPED)
@@ -377,9 +357,7 @@ async def test_nothing_else_counts_as_a_finish(database: Database, event: Event 
     assert world.partition.policy().batch_interval_s == POLL.batch_max_s
 
 
-async def test_reads_that_prove_jobs_stopped_shorten_the_poll_interval(
-    database: Database,
-) -> None:
+async def test_reads_that_prove_jobs_stopped_shorten_the_poll_interval(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
     jobs = job_ids(10)
     world.cloud_runs(*jobs, state="FAILED")

@@ -34,8 +34,7 @@ ANSWERS_CANNOT_BE_WRITTEN = (
 )
 
 
-async def test_the_attempt_is_written_before_the_call_leaves(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_the_attempt_is_written_before_the_call_leaves(world: PartitionWorld) -> None:
     await world.ready(JOB)
     written = []
 
@@ -60,8 +59,7 @@ async def test_the_attempt_is_written_before_the_call_leaves(database: Database)
     assert (await world.termination(JOB)).schedule.give_up_at == NOON.replace(hour=13, second=1)
 
 
-async def test_an_accepted_call_drains_and_keeps_its_request_id(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_an_accepted_call_drains_and_keeps_its_request_id(world: PartitionWorld) -> None:
     await world.ready(JOB, failures=3)
     await world.dispatch()
     record = await world.record(JOB)
@@ -110,8 +108,7 @@ async def test_a_call_of_unknown_outcome_is_in_doubt_and_not_repeated(
     assert [call.acted for call in world.calls("TerminateJob")] == [acted]
 
 
-async def test_a_permanent_refusal_is_kept_with_its_advice(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_a_permanent_refusal_is_kept_with_its_advice(world: PartitionWorld) -> None:
     await world.ready(JOB)
     world.cloud_runs(JOB, env_id="env-1", refuse_env=True)
     await world.dispatch()
@@ -127,9 +124,8 @@ async def test_a_permanent_refusal_is_kept_with_its_advice(database: Database) -
 
 
 async def test_first_in_line_is_called_first_then_the_order_of_submission(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database)
     first, second, third = job_ids(3)
     await world.ready(first, second)
     await world.ready(third, priority=True)
@@ -141,8 +137,7 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
     assert world.called("TerminateJob") == [third, first, second]
 
 
-async def test_no_job_is_called_before_its_time(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_no_job_is_called_before_its_time(world: PartitionWorld) -> None:
     await world.ready(JOB, terminate_after=world.clock.later(3))
     assert await world.dispatch() == 3.0
     world.clock.advance(2.999)
@@ -154,24 +149,21 @@ async def test_no_job_is_called_before_its_time(database: Database) -> None:
 
 
 async def test_a_job_that_no_poll_has_shown_to_be_callable_is_not_called(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database)
     world.cloud_runs(JOB)
     await world.submit(JOB)
     assert math.isinf(await world.dispatch())
     assert world.simulator.calls == []
 
 
-async def test_the_job_of_another_partition_is_left_alone(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_the_job_of_another_partition_is_left_alone(world: PartitionWorld) -> None:
     await world.ready(JOB, partition="other@cloud")
     assert math.isinf(await world.dispatch())
     assert await world.outcomes(JOB) == []
 
 
-async def test_the_quota_is_spent_evenly_and_wholly(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_the_quota_is_spent_evenly_and_wholly(world: PartitionWorld) -> None:
     jobs = job_ids(20)
     await world.ready(*jobs)
     world.start()
@@ -186,8 +178,7 @@ async def test_the_quota_is_spent_evenly_and_wholly(database: Database) -> None:
     assert (arrivals[0], arrivals[-1]) == (2.0, 11.475), "two a second, and no burst"
 
 
-async def test_nothing_is_called_in_the_first_second_after_a_start(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_nothing_is_called_in_the_first_second_after_a_start(world: PartitionWorld) -> None:
     await world.ready(JOB)
     world.start()
     assert await world.dispatcher.step() == pytest.approx(1.0 - 0.05)
@@ -197,8 +188,7 @@ async def test_nothing_is_called_in_the_first_second_after_a_start(database: Dat
     assert world.arrivals_s("TerminateJob") == [2.0]
 
 
-async def test_an_attempt_taken_up_ahead_leaves_when_its_permit_says(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_an_attempt_taken_up_ahead_leaves_when_its_permit_says(world: PartitionWorld) -> None:
     await world.ready(JOB)
     world.start()
     world.clock.advance(0.951)
@@ -258,9 +248,8 @@ async def cut_off(world: PartitionWorld, job_id: str) -> None:
 
 
 async def test_an_attempt_that_an_earlier_process_left_open_is_in_doubt_before_any_call(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database)
     first, second = job_ids(2)
     await world.ready(first, second)
     await cut_off(world, first)
@@ -285,8 +274,7 @@ async def test_an_attempt_that_an_earlier_process_left_open_is_in_doubt_before_a
     )
 
 
-async def test_it_is_in_doubt_even_while_no_call_may_leave(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_it_is_in_doubt_even_while_no_call_may_leave(world: PartitionWorld) -> None:
     await world.ready(JOB)
     await cut_off(world, JOB)
     world.start()
@@ -295,8 +283,7 @@ async def test_it_is_in_doubt_even_while_no_call_may_leave(database: Database) -
     assert world.woken() == {"single_polls"}, "the job prober is to read the job"
 
 
-async def test_an_open_attempt_is_closed_once(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_an_open_attempt_is_closed_once(world: PartitionWorld) -> None:
     await world.ready(JOB)
     await cut_off(world, JOB)
     world.start()
@@ -310,8 +297,7 @@ async def test_an_open_attempt_is_closed_once(database: Database) -> None:
     assert not world.woken(), "a step that does nothing wakes no loop"
 
 
-async def test_an_answered_attempt_is_not_taken_for_an_open_one(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_an_answered_attempt_is_not_taken_for_an_open_one(world: PartitionWorld) -> None:
     await world.ready(JOB)
     await world.dispatch()
     before = await world.termination(JOB)
@@ -323,9 +309,8 @@ async def test_an_answered_attempt_is_not_taken_for_an_open_one(database: Databa
 
 
 async def test_an_answer_that_could_not_be_written_is_in_doubt_at_the_next_step(
-    database: Database, caplog: pytest.LogCaptureFixture
+    world: PartitionWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = PartitionWorld(database)
     await world.ready(JOB)
     await world.execute(ANSWERS_CANNOT_BE_WRITTEN)
     await world.dispatch()
@@ -348,10 +333,9 @@ async def test_an_answer_that_could_not_be_written_is_in_doubt_at_the_next_step(
 
 
 async def test_an_open_attempt_that_cannot_be_closed_is_not_repeated_before_a_read(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
     """It is set aside; TerminateJob is sent for other jobs meanwhile."""
-    world = PartitionWorld(database)
     first, second = job_ids(2)
     await world.ready(first, second)
     await cut_off(world, first)
@@ -412,8 +396,7 @@ async def test_a_failing_write_of_an_attempt_sends_no_call_and_costs_no_permit(
 # --- the end -------------------------------------------------------------------------------------
 
 
-async def test_at_a_stop_the_calls_under_way_end_and_are_written(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_at_a_stop_the_calls_under_way_end_and_are_written(world: PartitionWorld) -> None:
     await world.ready(JOB)
     held = world.network.hold("TerminateJob")
     await world.dispatcher.step()
@@ -427,8 +410,7 @@ async def test_at_a_stop_the_calls_under_way_end_and_are_written(database: Datab
     assert (await world.termination(JOB)).state is State.DRAINING
 
 
-async def test_the_loops_are_woken_at_every_end(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_the_loops_are_woken_at_every_end(world: PartitionWorld) -> None:
     await world.ready(JOB, run=1)
     await world.dispatcher.step()
     world.woken()

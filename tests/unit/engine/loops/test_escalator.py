@@ -24,10 +24,14 @@ MACHINES = "TerminateInstances"
 SLOW = AMPLE | {ACTION: 2}
 
 
+@pytest.fixture
+def world(database: Database) -> PartitionWorld:
+    return PartitionWorld(database, quotas=AMPLE)
+
+
 async def test_instances_that_stay_are_called_one_by_one_and_the_job_stops(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database, quotas=AMPLE)
     await terminate_with_stragglers(world, JOB, instances=100, stuck=3)
     escalated = await step_until(
         world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120
@@ -43,8 +47,7 @@ async def test_instances_that_stay_are_called_one_by_one_and_the_job_stops(
     assert made[1:] == [(ACTION, f"task-0/{index}", "accepted") for index in (97, 98, 99)]
 
 
-async def test_nothing_is_escalated_while_the_drain_makes_progress(database: Database) -> None:
-    world = PartitionWorld(database, quotas=AMPLE)
+async def test_nothing_is_escalated_while_the_drain_makes_progress(world: PartitionWorld) -> None:
     await terminate_with_stragglers(world, JOB, instances=100, drain_s=600.0)
     await step_until(world, lambda t: t.state is State.SETTLING, timeout_s=700)
     assert world.calls(ACTION) == []
@@ -65,9 +68,8 @@ async def test_a_few_of_many_stop_as_fast_as_the_quota_allows(database: Database
 
 
 async def test_instances_that_ignore_all_calls_are_left_to_manual_action_and_named(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database, quotas=AMPLE)
     await terminate_with_stragglers(world, JOB, instances=10, immortal=2)
     left = await step_until(
         world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=600
@@ -148,8 +150,7 @@ async def test_more_stragglers_than_the_limit_are_left_to_manual_action_at_once(
     assert world.calls(ACTION) == []
 
 
-async def test_a_job_that_stops_slowly_is_not_escalated(database: Database) -> None:
-    world = PartitionWorld(database, quotas=AMPLE)
+async def test_a_job_that_stops_slowly_is_not_escalated(world: PartitionWorld) -> None:
     await terminate_with_stragglers(world, JOB, instances=4, drain_s=1200.0)
     await step_until(world, lambda t: t.state is State.SETTLING, timeout_s=1300, step_s=10)
     assert world.calls(ACTION) == []
@@ -175,9 +176,8 @@ async def test_a_call_that_was_throttled_is_made_again_in_the_same_round(
 
 
 async def test_an_attempt_of_a_dead_process_is_closed_and_the_round_continues(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database, quotas=AMPLE)
     await terminate_with_stragglers(world, JOB, instances=10, immortal=1)
     await step_until(
         world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120
@@ -216,9 +216,8 @@ async def test_such_an_attempt_is_closed_too_where_the_job_has_stopped_by_then(
 
 
 async def test_so_is_one_whose_answer_could_not_be_written(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    world: PartitionWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = PartitionWorld(database, quotas=AMPLE)
     await terminate_with_stragglers(world, JOB, instances=10, stuck=1)
     await step_until(
         world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120
@@ -268,9 +267,8 @@ async def test_one_machine_that_may_not_be_ended_keeps_no_other_up(database: Dat
 
 
 async def test_unreadable_instances_are_left_to_manual_action_without_a_call(
-    database: Database, caplog: pytest.LogCaptureFixture
+    world: PartitionWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = PartitionWorld(database, quotas=AMPLE)
     await terminate_with_stragglers(world, JOB, instances=100, stuck=3)
     world.simulator.forbidden_actions = frozenset({"DescribeTask"})
     left = await step_until(
@@ -301,10 +299,9 @@ SHOWN = {
 @pytest.mark.parametrize("shown", SHOWN.values(), ids=SHOWN)
 @pytest.mark.parametrize("deadline_s", [15.0, 60.0])
 async def test_stragglers_are_called_one_by_one_before_a_short_deadline(
-    database: Database, deadline_s: float, shown: dict[str, Any]
+    world: PartitionWorld, deadline_s: float, shown: dict[str, Any]
 ) -> None:
     """No client reads the operation."""
-    world = PartitionWorld(database, quotas=AMPLE)
     asked = {"give_up_after_s": deadline_s, "settle_s": 1.0}
     job = {"instances": 10, "stuck": 6, "drain_s": 0.1, "instance_drain_s": 0.1}
     await terminate_with_stragglers(world, JOB, asked=asked, **job, **shown)

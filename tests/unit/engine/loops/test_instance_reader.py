@@ -29,14 +29,18 @@ POLICY = CapturePolicy()
 SUBMIT_INFO, PAGE = "DescribeJobSubmitInfo", "DescribeTask"
 
 
+@pytest.fixture
+def world(database: Database) -> PartitionWorld:
+    return PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+
+
 async def known(world: PartitionWorld, job_id: str = JOB) -> Capture:
     capture = (await world.termination(job_id)).captures.machines
     assert capture is not None
     return capture
 
 
-async def test_a_small_job_is_called_once_its_machines_are_captured(database: Database) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+async def test_a_small_job_is_called_once_its_machines_are_captured(world: PartitionWorld) -> None:
     await store_terminable(world, JOB)
     assert await world.dispatch() == POLICY.before_max_s
     for _ in range(2):
@@ -50,8 +54,7 @@ async def test_a_small_job_is_called_once_its_machines_are_captured(database: Da
     assert (stopped.machines.total, stopped.machines.gone) == (10, 0)
 
 
-async def test_instances_are_stored_as_the_cloud_shows_them(database: Database) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+async def test_instances_are_stored_as_the_cloud_shows_them(world: PartitionWorld) -> None:
     await store_terminable(
         world, JOB, mix={"STARTING": 0.2, "SUCCEED": 0.3, "FAILED_INTERRUPTED": 0.1}
     )
@@ -66,8 +69,7 @@ async def test_instances_are_stored_as_the_cloud_shows_them(database: Database) 
     assert {row.observed_at for row in stored} == {world.clock.now()}
 
 
-async def test_a_large_job_is_called_meanwhile(database: Database) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+async def test_a_large_job_is_called_meanwhile(world: PartitionWorld) -> None:
     await store_terminable(world, JOB, instances=POLICY.before_max_instances + 1, drain_s=3600.0)
     await world.capture()
     await world.dispatch()
@@ -93,8 +95,7 @@ async def test_a_large_job_is_called_after_its_capture_where_that_is_configured(
     assert missed(await world.termination(JOB)) is None
 
 
-async def test_no_call_waits_for_a_capture_longer_than_it_may(database: Database) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+async def test_no_call_waits_for_a_capture_longer_than_it_may(world: PartitionWorld) -> None:
     await store_terminable(world, JOB)
     held = world.network.hold(SUBMIT_INFO)
     await world.instance_reader.step()
@@ -135,8 +136,9 @@ async def test_a_read_that_failed_is_made_again_later(database: Database) -> Non
     assert missed(await world.termination(JOB)) is None
 
 
-async def test_a_job_that_may_not_be_read_is_called_without_a_capture(database: Database) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+async def test_a_job_that_may_not_be_read_is_called_without_a_capture(
+    world: PartitionWorld,
+) -> None:
     await store_terminable(world, JOB)
     world.cloud_runs(JOB, forbidden=True)
     waited_s = 0
@@ -193,9 +195,8 @@ BEGIN SELECT RAISE(ABORT, 'broken'); END"""
 
 
 async def test_a_capture_that_cannot_be_written_keeps_nothing_else_from_being_captured(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     broken, other = job_ids(2)
     await store_terminable(world, broken)
     await world.capture()
@@ -211,9 +212,8 @@ async def test_a_capture_that_cannot_be_written_keeps_nothing_else_from_being_ca
 
 
 async def test_pages_without_end_are_neither_read_nor_stored(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    world: PartitionWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     await store_terminable(world, JOB, instances=1010)
     await world.capture()
     post = world.network.post
@@ -263,8 +263,7 @@ async def test_captures_are_made_in_the_order_of_the_calls(database: Database) -
     assert world.called(SUBMIT_INFO) == jobs
 
 
-async def test_a_stopped_job_shows_no_machines(database: Database) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+async def test_a_stopped_job_shows_no_machines(world: PartitionWorld) -> None:
     await store_terminable(world, JOB)
     await world.know(JOB, state=State.SETTLING, job_state=JobState.FAILED, evidence=3)
     await world.capture()
@@ -275,9 +274,8 @@ async def test_a_stopped_job_shows_no_machines(database: Database) -> None:
 
 
 async def test_a_job_that_runs_again_is_captured_again_on_other_machines(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     await store_terminable(world, JOB, drain_s=1.0, revive_after_s=1.0)
     await world.capture()
     await world.capture()
@@ -293,9 +291,8 @@ async def test_a_job_that_runs_again_is_captured_again_on_other_machines(
 
 @pytest.mark.parametrize("again", [{"drain_s": 1.0, "revive_after_s": 1.0}, {"drain_s": 100.0}])
 async def test_it_is_captured_again_before_it_is_called_again(
-    database: Database, again: dict[str, Any]
+    world: PartitionWorld, again: dict[str, Any]
 ) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     await store_terminable(world, JOB, again="ok", **again)
     await world.capture()
     await world.capture()
@@ -312,8 +309,9 @@ async def test_it_is_captured_again_before_it_is_called_again(
     assert missed(await world.termination(JOB)) is None
 
 
-async def test_nodes_are_counted_once_and_are_no_machines_to_wait_for(database: Database) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+async def test_nodes_are_counted_once_and_are_no_machines_to_wait_for(
+    world: PartitionWorld,
+) -> None:
     await store_terminable(world, JOB, env_id="env-example1")
     await world.capture()
     await world.capture()
@@ -322,9 +320,8 @@ async def test_nodes_are_counted_once_and_are_no_machines_to_wait_for(database: 
     assert {row.machine for row in await world.instances(JOB)} == {"node"}
 
 
-async def test_a_read_under_way_is_not_made_a_second_time(database: Database) -> None:
+async def test_a_read_under_way_is_not_made_a_second_time(world: PartitionWorld) -> None:
     """Neither a step during the call nor one whose rows were read before its end repeats it."""
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     await store_terminable(world, JOB)
     held = world.network.hold(SUBMIT_INFO)
     await world.instance_reader.step()
@@ -346,9 +343,8 @@ async def test_a_read_under_way_is_not_made_a_second_time(database: Database) ->
     assert (world.called(SUBMIT_INFO), world.called(PAGE)) == ([JOB], [JOB])
 
 
-async def test_a_job_is_read_for_one_purpose_at_a_time(database: Database) -> None:
+async def test_a_job_is_read_for_one_purpose_at_a_time(world: PartitionWorld) -> None:
     """Both its capture and a rescan of its live instances are due."""
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     await store_terminable(world, JOB)
     await world.records.ask_for_instances((await world.termination(JOB)).id)
     await world.capture()
@@ -358,10 +354,9 @@ async def test_a_job_is_read_for_one_purpose_at_a_time(database: Database) -> No
 
 
 async def test_a_job_whose_submission_was_not_read_before_its_call_is_compared_with_it_at_last(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
     """The cloud counts four of its five instances; the fifth is still live."""
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     refused = {SUBMIT_INFO: {"throttle": 1.0}}
     world.simulator.faults.replace(read_faults(refused), now=world.simulator.now())
     lie = {"counted_max": 4, "immortal": 1, "failed_early_s": 1e3, "next_action_hidden": True}

@@ -71,9 +71,8 @@ def sizes(world: PartitionWorld) -> list[int]:
 
 
 async def test_one_call_carries_what_is_due_and_what_will_be_soonest_first(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database)
     later, due, other_due = job_ids(3)
     world.cloud_runs(later, due, other_due)
     await due_in(world, 30, later)
@@ -88,8 +87,7 @@ async def test_one_call_carries_what_is_due_and_what_will_be_soonest_first(
         assert seen.schedule.terminate_after == world.clock.now()
 
 
-async def test_nothing_is_polled_before_a_job_is_due(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_nothing_is_polled_before_a_job_is_due(world: PartitionWorld) -> None:
     world.cloud_runs(JOB)
     await due_in(world, 5, JOB)
     assert await world.job_poller.step() == 5.0
@@ -101,8 +99,7 @@ async def test_nothing_is_polled_before_a_job_is_due(database: Database) -> None
     assert sizes(world) == [1]
 
 
-async def test_with_no_job_to_poll_nothing_is_called(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_with_no_job_to_poll_nothing_is_called(world: PartitionWorld) -> None:
     assert math.isinf(await world.job_poller.step())
     await due_in(world, 0, JOB, poll_kind=PollKind.SINGLE)
     assert math.isinf(await world.job_poller.step()), "for the job prober"
@@ -111,8 +108,7 @@ async def test_with_no_job_to_poll_nothing_is_called(database: Database) -> None
     assert batch_polls(world) == []
 
 
-async def test_each_region_has_its_own_calls_the_soonest_due_first(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_each_region_has_its_own_calls_the_soonest_due_first(world: PartitionWorld) -> None:
     here, there = job_ids(4)[:2], job_ids(4)[2:]
     world.cloud_runs(*here)
     world.cloud_runs(*there, region=OTHER_REGION)
@@ -140,8 +136,7 @@ async def test_more_jobs_than_a_call_takes_are_read_once_each(database: Database
     assert sorted(world.called("DescribeJobs")[: len(jobs)]) == jobs
 
 
-async def test_the_quota_is_kept(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_the_quota_is_kept(world: PartitionWorld) -> None:
     jobs = job_ids(2 * JOBS_PER_CALL + 1)
     world.cloud_runs(*jobs)
     await world.submit(*jobs)
@@ -159,9 +154,8 @@ async def test_the_quota_is_kept(database: Database) -> None:
 
 
 async def test_a_settling_job_joins_the_next_batch_poll_that_others_need(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database)
     settling, draining = job_ids(2)
     world.cloud_runs(settling, state="FAILED")
     world.cloud_runs(draining)
@@ -175,9 +169,8 @@ async def test_a_settling_job_joins_the_next_batch_poll_that_others_need(
 
 
 async def test_a_settling_job_waits_for_other_jobs_no_longer_than_one_poll_interval(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database)
     world.cloud_runs(JOB, state="FAILED")
     await due_in(world, 0, JOB, settle_until=world.clock.now(), **SETTLING)
     assert await world.job_poller.step() == POLL.batch_max_s
@@ -193,9 +186,8 @@ async def test_a_settling_job_waits_for_other_jobs_no_longer_than_one_poll_inter
     [(JOBS_PER_CALL - 1, [], POLL.batch_max_s), (JOBS_PER_CALL, [JOBS_PER_CALL], 0.0)],
 )
 async def test_a_full_call_is_sent_without_waiting(
-    database: Database, jobs: int, calls: list[int], wait_s: float
+    world: PartitionWorld, jobs: int, calls: list[int], wait_s: float
 ) -> None:
-    world = PartitionWorld(database)
     ids = job_ids(jobs)
     world.cloud_runs(*ids, state="FAILED")
     until = world.clock.later(30)
@@ -205,9 +197,8 @@ async def test_a_full_call_is_sent_without_waiting(
 
 
 async def test_while_proofs_wait_for_their_quota_draining_jobs_are_not_polled(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database)
     world.cloud_runs(JOB)
     await due_in(world, 0, JOB, **DRAINING)
     world.partition.proofs_wait = True
@@ -222,9 +213,8 @@ async def test_while_proofs_wait_for_their_quota_draining_jobs_are_not_polled(
 
 
 async def test_a_job_that_left_submitted_is_called_before_those_that_were_there_first(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database)
     waiting, held = job_ids(2)
     await world.ready(waiting)
     world.cloud_runs(held, state="SUBMITTED", submitted_s=3)
@@ -240,9 +230,8 @@ async def test_a_job_that_left_submitted_is_called_before_those_that_were_there_
     assert world.called("TerminateJob") == [held]
 
 
-async def test_an_id_that_is_not_listed_is_polled_again(database: Database) -> None:
+async def test_an_id_that_is_not_listed_is_polled_again(world: PartitionWorld) -> None:
     """DescribeJobs may leave out unknown jobs: one response alone proves nothing."""
-    world = PartitionWorld(database)
     listed, unlisted = job_ids(2)
     world.cloud_runs(listed)
     await due_in(world, 0, listed, unlisted)
@@ -258,9 +247,8 @@ async def test_an_id_that_is_not_listed_is_polled_again(database: Database) -> N
 
 
 async def test_unknown_ids_are_not_found_once_they_had_time_to_appear_and_cost_batch_polls_only(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database)
     unknown = job_ids(2 * JOBS_PER_CALL)
     await world.submit(*unknown)
     submitted_at = world.clock.now()
@@ -281,8 +269,7 @@ async def states(world: PartitionWorld) -> Counter[State]:
     return Counter(record.termination.state for record in records)
 
 
-async def test_a_setting_says_how_long_a_job_has_to_appear(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_a_setting_says_how_long_a_job_has_to_appear(world: PartitionWorld) -> None:
     world.partition.appears_within_s = 600.0
     await world.submit(JOB)
     await world.polled(599)
@@ -291,9 +278,8 @@ async def test_a_setting_says_how_long_a_job_has_to_appear(database: Database) -
     assert (await world.termination(JOB)).state is State.NOT_FOUND
 
 
-async def test_a_job_that_appears_late_is_terminated(database: Database) -> None:
+async def test_a_job_that_appears_late_is_terminated(world: PartitionWorld) -> None:
     """SubmitJob has just responded, and DescribeJobs does not list the job yet."""
-    world = PartitionWorld(database)
     world.cloud_runs(JOB, hidden_s=APPEARS_WITHIN_S - 10)
     await world.submit(JOB)
     await world.polled(APPEARS_WITHIN_S)
@@ -305,9 +291,8 @@ async def test_a_job_that_appears_late_is_terminated(database: Database) -> None
 
 @pytest.mark.parametrize("before", ["called", "settling"])
 async def test_a_job_that_is_missing_from_one_answer_is_driven_on(
-    database: Database, before: str
+    world: PartitionWorld, before: str
 ) -> None:
-    world = PartitionWorld(database)
     fault = {"not_found": {"first_n": 1}}
     world.simulator.faults.replace(
         read_faults({"DescribeJobs": fault, "DescribeJob": fault}), now=world.simulator.now()
@@ -331,9 +316,8 @@ async def test_a_job_that_is_missing_from_one_answer_is_driven_on(
 
 
 async def test_an_answer_from_before_a_job_was_called_changes_nothing(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database)
     await world.ready(JOB, next_poll_at=None)
     await world.know(JOB, next_poll_at=world.clock.now())
     held = world.network.hold("DescribeJobs")
@@ -347,8 +331,7 @@ async def test_an_answer_from_before_a_job_was_called_changes_nothing(
     assert called.state is State.DRAINING
 
 
-async def test_a_poll_that_could_not_be_written_is_repeated(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_a_poll_that_could_not_be_written_is_repeated(world: PartitionWorld) -> None:
     world.cloud_runs(JOB)
     await due_in(world, 0, JOB)
     await world.execute(
@@ -649,9 +632,8 @@ async def test_while_no_call_works_none_is_read_by_another_action_and_few_calls_
 # --- turns ---------------------------------------------------------------------------------------
 
 
-async def test_few_ids_wait_for_no_first_polls_of_many(database: Database) -> None:
+async def test_few_ids_wait_for_no_first_polls_of_many(world: PartitionWorld) -> None:
     """Held jobs do not wait either: each kind of poll has its turn."""
-    world = PartitionWorld(database)
     held, good, *stale = job_ids(1002)
     world.cloud_runs(good)
     world.cloud_runs(held, state="SUBMITTED")
@@ -667,9 +649,8 @@ async def test_few_ids_wait_for_no_first_polls_of_many(database: Database) -> No
 
 
 async def test_first_polls_cost_no_call_of_their_own_where_one_carries_all(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database)
     jobs = job_ids(90)
     world.cloud_runs(*jobs)
     await world.submit(*jobs[:45])

@@ -51,9 +51,8 @@ SETTLING: dict[str, Any] = {"state": State.SETTLING, "evidence": 3}
 
 
 async def test_a_job_that_reads_failed_is_proven_stopped_by_its_counters(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database)
     await store_finished(world, JOB, settle_s=30.0)
     await world.probe()
     assert world.called("DescribeJob") == [JOB]
@@ -67,8 +66,7 @@ async def test_a_job_that_reads_failed_is_proven_stopped_by_its_counters(
     )
 
 
-async def test_a_finished_job_with_live_instances_is_read_again(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_a_finished_job_with_live_instances_is_read_again(world: PartitionWorld) -> None:
     await world.submit(JOB, next_poll_at=world.clock.now(), **TO_PROVE)
     world.cloud_runs(JOB, state="FAILED", mix={"RUNNING": 0.3})
     await world.probe()
@@ -81,8 +79,7 @@ async def test_a_finished_job_with_live_instances_is_read_again(database: Databa
     )
 
 
-async def test_no_job_is_read_before_it_is_due(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_no_job_is_read_before_it_is_due(world: PartitionWorld) -> None:
     await store_finished(world, JOB, seconds=5)
     assert await world.probe() == 5.0
     world.clock.advance(4)
@@ -93,8 +90,7 @@ async def test_no_job_is_read_before_it_is_due(database: Database) -> None:
     assert world.called("DescribeJob") == [JOB]
 
 
-async def test_with_no_job_to_read_nothing_is_called(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_with_no_job_to_read_nothing_is_called(world: PartitionWorld) -> None:
     await world.submit(JOB, next_poll_at=world.clock.later(-1))
     assert math.isinf(await world.probe()), "for the job poller"
     await world.submit("job-elsewhere", partition="other@cloud", poll_kind=PollKind.SINGLE)
@@ -163,9 +159,8 @@ async def test_a_job_is_not_read_twice_at_the_same_time(database: Database) -> N
 
 
 async def test_an_answer_that_is_awaited_keeps_no_other_job_from_being_read(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database)
     slow, other = job_ids(2)
     await store_finished(world, slow, seconds=-1)
     held = world.network.hold("DescribeJob")
@@ -184,8 +179,7 @@ async def test_an_answer_that_is_awaited_keeps_no_other_job_from_being_read(
 # --- polls that fail -----------------------------------------------------------------------------
 
 
-async def test_a_job_that_the_cloud_does_not_know_is_not_found(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_a_job_that_the_cloud_does_not_know_is_not_found(world: PartitionWorld) -> None:
     await world.submit(JOB, poll_kind=PollKind.SINGLE)
     await world.probe()
     gone = await world.termination(JOB)
@@ -219,9 +213,8 @@ async def test_a_failed_read_is_repeated_later(database: Database) -> None:
 
 
 async def test_a_read_that_could_not_be_written_is_repeated(
-    database: Database, caplog: pytest.LogCaptureFixture
+    world: PartitionWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = PartitionWorld(database)
     await store_finished(world, JOB)
     await world.execute(
         "CREATE TRIGGER broken BEFORE UPDATE ON terminations "
@@ -336,9 +329,8 @@ def proofs_wait(world: PartitionWorld) -> bool:
 
 
 async def test_proofs_wait_from_when_their_quota_is_spent_until_none_is_due(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database)
     await store_finished(world, *job_ids(3), seconds=-1)
     assert not proofs_wait(world)
     await world.probe()
@@ -417,8 +409,7 @@ async def draining(world: PartitionWorld, *ids: str, **known: Any) -> None:
     await world.submit(*ids, **({"next_poll_at": world.clock.later(60)} | DRAINING | known))
 
 
-async def test_the_instances_of_a_watched_operation_are_counted(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_the_instances_of_a_watched_operation_are_counted(world: PartitionWorld) -> None:
     await draining(world, JOB)
     world.watched.record("op_1")
     planned = await world.termination(JOB)
@@ -430,8 +421,7 @@ async def test_the_instances_of_a_watched_operation_are_counted(database: Databa
     assert (counted.state, counted.evidence) == (State.DRAINING, planned.evidence)
 
 
-async def test_an_unwatched_operation_is_not_counted(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_an_unwatched_operation_is_not_counted(world: PartitionWorld) -> None:
     await draining(world, JOB)
     assert math.isinf(await world.probe())
     world.watched.record("op_other")
@@ -439,8 +429,7 @@ async def test_an_unwatched_operation_is_not_counted(database: Database) -> None
     assert world.simulator.calls == []
 
 
-async def test_it_is_watched_for_a_while_after_it_was_asked_for(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_it_is_watched_for_a_while_after_it_was_asked_for(world: PartitionWorld) -> None:
     await draining(world, JOB)
     world.watched.record("op_1")
     world.clock.advance(9.9)
@@ -450,8 +439,7 @@ async def test_it_is_watched_for_a_while_after_it_was_asked_for(database: Databa
     assert math.isinf(await world.probe())
 
 
-async def test_counters_are_not_read_again_while_they_are_fresh(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_counters_are_not_read_again_while_they_are_fresh(world: PartitionWorld) -> None:
     await draining(world, JOB)
     world.watched.record("op_1")
     await world.probe()
@@ -462,8 +450,7 @@ async def test_counters_are_not_read_again_while_they_are_fresh(database: Databa
     assert world.called("DescribeJob") == [JOB, JOB]
 
 
-async def test_the_job_counted_longest_ago_is_counted_first(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_the_job_counted_longest_ago_is_counted_first(world: PartitionWorld) -> None:
     jobs = job_ids(4)
     await draining(world, *jobs)
     for job_id, ago_s in zip(jobs, (3, 5, None, 4), strict=True):
@@ -487,9 +474,8 @@ async def test_the_job_counted_longest_ago_is_counted_first(database: Database) 
     ids=repr,
 )
 async def test_only_what_drains_and_is_not_to_be_read_anyway_is_counted(
-    database: Database, known: dict[str, Any]
+    world: PartitionWorld, known: dict[str, Any]
 ) -> None:
-    world = PartitionWorld(database)
     await draining(world, JOB, **known)
     world.watched.record("op_1")
     assert await world.probe() == WATCHED_COUNT_EVERY_S / 4
@@ -508,8 +494,7 @@ async def test_counting_waits_behind_every_proof(database: Database) -> None:
     assert world.called("DescribeJob") == [*proving, watched]
 
 
-async def test_counting_keeps_the_quota_and_returns_its_next_time(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_counting_keeps_the_quota_and_returns_its_next_time(world: PartitionWorld) -> None:
     await draining(world, *job_ids(3))
     world.watched.record("op_1")
     assert [await world.probe() for _ in range(3)] == [0.0, 0.0, pytest.approx(1.0)]
@@ -517,10 +502,9 @@ async def test_counting_keeps_the_quota_and_returns_its_next_time(database: Data
 
 
 async def test_jobs_without_counters_keep_no_other_from_being_counted(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    world: PartitionWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They remain the jobs that were never counted."""
-    world = PartitionWorld(database)
     *uncountable, countable = job_ids(5)
     asked = {"acknowledged_at": world.clock.later(-300), "next_poll_at": world.clock.later(9000)}
     await draining(world, *uncountable, countable, **asked)
@@ -538,10 +522,7 @@ async def test_jobs_without_counters_keep_no_other_from_being_counted(
     assert sorted(world.called("DescribeJob")) == sorted([*uncountable, countable])
 
 
-async def test_a_job_that_waits_for_a_permit_hides_no_earlier_one(
-    database: Database,
-) -> None:
-    world = PartitionWorld(database)
+async def test_a_job_that_waits_for_a_permit_hides_no_earlier_one(world: PartitionWorld) -> None:
     *others, one = job_ids(4)
     await store_finished(world, *others)
     world.clock.advance(1)
@@ -553,9 +534,8 @@ async def test_a_job_that_waits_for_a_permit_hides_no_earlier_one(
 
 
 async def test_a_count_that_is_awaited_keeps_no_other_job_from_being_counted(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database)
     first, second = job_ids(2)
     await draining(world, first, second)
     world.watched.record("op_1")
@@ -569,8 +549,7 @@ async def test_a_count_that_is_awaited_keeps_no_other_job_from_being_counted(
     await world.ended(world.job_prober)
 
 
-async def test_a_due_read_shortens_the_wait_for_counting(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_a_due_read_shortens_the_wait_for_counting(world: PartitionWorld) -> None:
     await store_finished(world, JOB, seconds=0.2)
     world.watched.record("op_1")
     assert await world.probe() == 0.2
@@ -579,9 +558,8 @@ async def test_a_due_read_shortens_the_wait_for_counting(database: Database) -> 
 # --- jobs that are not watched --------------------------------------------------------------------
 
 
-async def test_a_job_that_runs_on_unwatched_is_seen_and_called_again(database: Database) -> None:
+async def test_a_job_that_runs_on_unwatched_is_seen_and_called_again(world: PartitionWorld) -> None:
     """RetryJobs can revive a job before a poll shows that it stopped."""
-    world = PartitionWorld(database)
     called = {"acknowledged_at": world.clock.now(), "give_up_at": world.clock.later(HOUR_S)}
     await draining(world, JOB, **called)
     world.clock.advance(COUNT_ALL_EVERY_S)
@@ -598,8 +576,7 @@ async def test_a_job_that_runs_on_unwatched_is_seen_and_called_again(database: D
     assert (await world.termination(JOB)).state is State.DRAINING
 
 
-async def test_a_job_that_the_cloud_ends_is_not_called_again(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_a_job_that_the_cloud_ends_is_not_called_again(world: PartitionWorld) -> None:
     await world.ready(JOB, next_poll_at=world.clock.later(HOUR_S))
     world.cloud_runs(JOB, drain_s=HOUR_S)
     await world.dispatch()
@@ -638,8 +615,7 @@ async def hurried(world: PartitionWorld, *ids: str) -> None:
     await world.job_poller.step()
 
 
-async def test_a_job_with_a_short_deadline_is_counted_sooner(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_a_job_with_a_short_deadline_is_counted_sooner(world: PartitionWorld) -> None:
     await hurried(world, JOB)
     assert await world.probe() == SHORT_EVERY_S
     for count in (1, 2):
@@ -651,10 +627,9 @@ async def test_a_job_with_a_short_deadline_is_counted_sooner(database: Database)
 
 
 async def test_one_without_counters_is_not_read_all_the_time(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    world: PartitionWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its next turn comes after the same time, and no step of the loop is wasted."""
-    world = PartitionWorld(database)
     await hurried(world, JOB)
     read = world.partition.cloud.describe_job
 
@@ -688,8 +663,7 @@ async def test_more_with_short_deadlines_than_the_quota_can_count_take_turns(
     assert called.index(proven) <= 2
 
 
-async def test_a_job_that_no_longer_drains_is_dropped(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_a_job_that_no_longer_drains_is_dropped(world: PartitionWorld) -> None:
     await hurried(world, JOB)
     await world.know(JOB, state=State.HELD, next_poll_at=world.clock.later(60))
     world.clock.advance(SHORT_EVERY_S)
@@ -762,8 +736,7 @@ async def test_first_reads_that_wait_for_their_quota_do_not_delay_the_batch_poll
 # --- the end -------------------------------------------------------------------------------------
 
 
-async def test_at_a_stop_the_reads_under_way_end_and_are_written(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_at_a_stop_the_reads_under_way_end_and_are_written(world: PartitionWorld) -> None:
     await store_finished(world, JOB)
     held = world.network.hold("DescribeJob")
     await world.job_prober.step()
@@ -774,9 +747,8 @@ async def test_at_a_stop_the_reads_under_way_end_and_are_written(database: Datab
 
 
 async def test_a_read_that_is_cut_off_at_a_stop_is_made_by_the_next_process(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database)
     await store_finished(world, JOB)
     world.network.hold("DescribeJob")
     await world.job_prober.step()

@@ -40,6 +40,11 @@ DESCRIBE_INSTANCES = "DescribeInstances"
 SETTLES_LONG: dict[str, Any] = {"settle_s": 120.0}
 
 
+@pytest.fixture
+def world(database: Database) -> PartitionWorld:
+    return PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+
+
 async def stopped(world: PartitionWorld, *ids: str) -> None:
     """Have polls show that the terminated jobs have stopped."""
     world.clock.advance(DRAIN_S)
@@ -77,8 +82,7 @@ def explained(termination: Termination, world: PartitionWorld) -> str:
     return explain(termination, around).waiting_for
 
 
-async def test_machines_that_are_gone_bring_the_highest_evidence(database: Database) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+async def test_machines_that_are_gone_bring_the_highest_evidence(world: PartitionWorld) -> None:
     await terminate_captured(world, JOB)
     assert await counts(world) == (10, 10, 0)
     await stopped(world, JOB)
@@ -89,8 +93,7 @@ async def test_machines_that_are_gone_bring_the_highest_evidence(database: Datab
     assert "all 10 machines are gone" in explained(done, world)
 
 
-async def test_a_job_settles_only_once_its_machines_are_gone(database: Database) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+async def test_a_job_settles_only_once_its_machines_are_gone(world: PartitionWorld) -> None:
     await terminate_captured(world, JOB, machine_linger_s=300.0)
     await stopped(world, JOB)
     await poll_machines(world)
@@ -120,9 +123,8 @@ async def polled_until(world: PartitionWorld, at: datetime) -> None:
 
 
 async def test_machines_that_are_gone_are_read_again_at_the_end_of_the_settle_window(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     await terminate_captured(world, JOB, asked=SETTLES_LONG)
     await stopped(world, JOB)
     await poll_machines(world)
@@ -147,10 +149,9 @@ async def test_machines_that_are_gone_are_read_again_at_the_end_of_the_settle_wi
 
 
 async def test_a_machine_that_is_up_again_at_the_end_keeps_the_job_from_being_verified(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    world: PartitionWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DescribeInstances left them out once, as a stale response does."""
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     await terminate_captured(world, JOB, asked=SETTLES_LONG, machine_linger_s=600.0)
     await stopped(world, JOB)
 
@@ -171,8 +172,7 @@ async def test_a_machine_that_is_up_again_at_the_end_keeps_the_job_from_being_ve
     assert await counts(world) == (10, 0, 10)
 
 
-async def test_machines_that_stay_are_named_at_the_deadline(database: Database) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+async def test_machines_that_stay_are_named_at_the_deadline(world: PartitionWorld) -> None:
     await terminate_captured(world, JOB, machines_stay=2)
     await stopped(world, JOB)
     await poll_machines(world)
@@ -207,9 +207,8 @@ async def test_without_an_endpoint_no_call_is_made(database: Database) -> None:
     assert "no endpoint of CVM" in explained(done, world)
 
 
-async def test_machines_that_were_never_shown_are_not_gone(database: Database) -> None:
+async def test_machines_that_were_never_shown_are_not_gone(world: PartitionWorld) -> None:
     """They may belong to another account, or be invisible to this credential."""
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     await terminate_captured(world, JOB)
     await world.execute("UPDATE terminations SET machines_listed = 0, machines_up = 0")
     await world.execute("UPDATE instances SET machine = NULL, machine_observed_at = NULL")
@@ -220,8 +219,7 @@ async def test_machines_that_were_never_shown_are_not_gone(database: Database) -
     assert "DescribeInstances never listed any of them" in explained(done, world)
 
 
-async def test_a_machine_that_was_being_created_is_watched_longer(database: Database) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+async def test_a_machine_that_was_being_created_is_watched_longer(world: PartitionWorld) -> None:
     await terminate_captured(world, JOB, mix={"STARTING": 0.2})
     await world.execute("UPDATE instances SET machine = NULL WHERE state = 'STARTING'")
     await world.execute("UPDATE terminations SET machines_up = 8")
@@ -235,8 +233,7 @@ async def test_a_machine_that_was_being_created_is_watched_longer(database: Data
     assert (done.state, done.evidence) == (State.VERIFIED, 5)
 
 
-async def test_a_machine_without_an_id_leaves_the_rest_unproven(database: Database) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+async def test_a_machine_without_an_id_leaves_the_rest_unproven(world: PartitionWorld) -> None:
     await terminate_captured(world, JOB, mix={"STARTING": 0.2}, starting_without_machine=True)
     await stopped(world, JOB)
     await poll_machines(world)
@@ -245,8 +242,7 @@ async def test_a_machine_without_an_id_leaves_the_rest_unproven(database: Databa
     assert missed(done) == "the machines of 2 of 10 instances were not shown"
 
 
-async def test_nodes_of_a_compute_environment_stay_billed(database: Database) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+async def test_nodes_of_a_compute_environment_stay_billed(world: PartitionWorld) -> None:
     await terminate_captured(world, JOB, env_id="env-example1")
     await stopped(world, JOB)
     await poll_machines(world)
@@ -261,8 +257,7 @@ async def test_nodes_of_a_compute_environment_stay_billed(database: Database) ->
 # --- the calls -----------------------------------------------------------------------------------
 
 
-async def test_machines_of_many_jobs_share_calls(database: Database) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+async def test_machines_of_many_jobs_share_calls(world: PartitionWorld) -> None:
     jobs = job_ids(5)
     await terminate_captured(world, *jobs, instances=50)
     await stopped(world, *jobs)
@@ -271,8 +266,7 @@ async def test_machines_of_many_jobs_share_calls(database: Database) -> None:
     assert len(world.calls(DESCRIBE_INSTANCES)) - before == math.ceil(5 * 50 / MACHINES_PER_CALL)
 
 
-async def test_a_call_that_failed_is_made_again_later(database: Database) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+async def test_a_call_that_failed_is_made_again_later(world: PartitionWorld) -> None:
     await terminate_captured(world, JOB)
     await stopped(world, JOB)
     world.start()
@@ -290,9 +284,8 @@ async def test_a_call_that_failed_is_made_again_later(database: Database) -> Non
 
 
 async def test_one_id_that_makes_a_call_fail_hides_the_machines_of_its_own_job_only(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     spoilt, *others = jobs = job_ids(4)
     await terminate_captured(world, *jobs)
     await stopped(world, *jobs)
@@ -309,9 +302,8 @@ async def test_one_id_that_makes_a_call_fail_hides_the_machines_of_its_own_job_o
 
 
 async def test_calls_grow_back_to_what_the_cloud_takes_and_no_further(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    world: PartitionWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     await terminate_captured(world, JOB, instances=5 * MACHINES_PER_CALL)
     await stopped(world, JOB)
     asked, post = list[int](), world.network.post
@@ -337,9 +329,8 @@ async def machine_id(world: PartitionWorld, job_id: str, index: int) -> str:
 @pytest.mark.parametrize("code", ["InternalError", "ResourceNotFound", error_codes.BAD_ANSWER])
 @pytest.mark.parametrize("place", [0, 4, 9])
 async def test_a_machine_that_makes_calls_fail_prevents_no_read_of_others(
-    database: Database, caplog: pytest.LogCaptureFixture, place: int, code: str
+    world: PartitionWorld, caplog: pytest.LogCaptureFixture, place: int, code: str
 ) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     spoilt, *others = jobs = job_ids(4)
     await terminate_captured(world, *jobs)
     await stopped(world, *jobs)
@@ -359,9 +350,8 @@ async def test_a_machine_that_makes_calls_fail_prevents_no_read_of_others(
 
 
 async def test_a_machine_that_failed_alone_by_chance_is_read_again_soon(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     await terminate_captured(world, JOB, instances=1)
     await stopped(world, JOB)
     failing = {DESCRIBE_INSTANCES: [Rule(Fault.INTERNAL_ERROR, 1.0)]}
@@ -381,9 +371,8 @@ async def passed(world: PartitionWorld, seconds: float) -> None:
 
 
 async def test_a_cloud_that_answers_no_call_is_called_seldom_and_hides_no_machine(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     await terminate_captured(world, JOB)
     await stopped(world, JOB)
     before = len(world.calls(DESCRIBE_INSTANCES))
@@ -397,9 +386,8 @@ async def test_a_cloud_that_answers_no_call_is_called_seldom_and_hides_no_machin
 
 
 async def test_failing_calls_are_logged_when_the_failure_begins_changes_and_ends(
-    database: Database, caplog: pytest.LogCaptureFixture
+    world: PartitionWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     await terminate_captured(world, JOB)
     await stopped(world, JOB)
     world.start()

@@ -60,8 +60,7 @@ def polls(world: PartitionWorld) -> list[tuple[str, ...]]:
 # --- observations --------------------------------------------------------------------------------
 
 
-async def test_a_revived_job_is_recorded_and_watched_no_longer(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_a_revived_job_is_recorded_and_watched_no_longer(world: PartitionWorld) -> None:
     await verify(world, JOB, revive_after_s=90.0)
     await watched(world, 80)
     assert await revivals(world) == []
@@ -82,10 +81,9 @@ async def test_a_revived_job_is_recorded_and_watched_no_longer(database: Databas
 
 
 async def test_a_job_that_ran_again_and_ended_between_two_polls_is_found_by_its_end_time(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
     """A later run is recorded as well."""
-    world = PartitionWorld(database)
     await verify(world, JOB, revive_after_s=70.0, revivals=2)
     (job,) = world.simulator._jobs.values()
     world.clock.advance(80.0)
@@ -102,10 +100,9 @@ async def test_a_job_that_ran_again_and_ended_between_two_polls_is_found_by_its_
 
 
 async def test_a_deleted_job_is_watched_to_the_end_and_says_nothing(
-    database: Database, caplog: pytest.LogCaptureFixture
+    world: PartitionWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A response without the job does not prove that it was deleted."""
-    world = PartitionWorld(database)
     await verify(world, JOB, asked={"revival_watch_s": 600.0}, vanish_after_s=30.0)
     await watched(world, 590)
     assert (await world.termination(JOB)).watch.checked_at is not None
@@ -118,8 +115,7 @@ async def test_a_deleted_job_is_watched_to_the_end_and_says_nothing(
     assert not caplog.messages
 
 
-async def test_the_watch_ends_with_a_poll_at_its_end_even_if_late(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_the_watch_ends_with_a_poll_at_its_end_even_if_late(world: PartitionWorld) -> None:
     await verify(world, JOB, asked={"revival_watch_s": 100.0})
     await watched(world, 110)
     assert len(polls(world)) == 2
@@ -130,15 +126,13 @@ async def test_the_watch_ends_with_a_poll_at_its_end_even_if_late(database: Data
     assert (await world.termination(JOB)).watch.checked_at is None
 
 
-async def test_without_a_request_nothing_is_watched(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_without_a_request_nothing_is_watched(world: PartitionWorld) -> None:
     await verify(world, JOB, asked={}, revive_after_s=10.0)
     await watched(world, 600)
     assert len(polls(world)) == 1
 
 
-async def test_an_already_finished_job_is_watched_as_well(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_an_already_finished_job_is_watched_as_well(world: PartitionWorld) -> None:
     world.cloud_runs(JOB, **ENDED, revive_after_s=90.0)
     await world.submit(JOB, asked=WATCHED)
     await world.polled(1)
@@ -147,8 +141,7 @@ async def test_an_already_finished_job_is_watched_as_well(database: Database) ->
     assert len(await revivals(world)) == 1
 
 
-async def test_another_process_watches_on(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_another_process_watches_on(world: PartitionWorld) -> None:
     await verify(world, JOB, revive_after_s=90.0)
     await watched(world, 70)
     world.start()
@@ -163,9 +156,8 @@ SHORT: dict[str, Any] = {"revival_watch_s": 300.0}
 
 
 async def test_an_instance_that_runs_again_under_a_failed_job_is_found_by_the_count_at_the_end(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database)
     jobs = job_ids(3)
     await verify(world, *jobs[:2], asked=SHORT, relapse_after_s=100.0)
     await verify(world, jobs[2], asked=SHORT)
@@ -187,9 +179,8 @@ async def test_an_instance_that_runs_again_under_a_failed_job_is_found_by_the_co
 
 @pytest.mark.parametrize("relapses", [True, False])
 async def test_a_job_that_lost_its_end_time_is_counted_at_once(
-    database: Database, monkeypatch: pytest.MonkeyPatch, *, relapses: bool
+    world: PartitionWorld, monkeypatch: pytest.MonkeyPatch, *, relapses: bool
 ) -> None:
-    world = PartitionWorld(database)
     await verify(world, JOB, relapse_after_s=30.0 if relapses else None)
     assert (await world.termination(JOB)).job.end_time is not None
     (job,) = world.simulator._jobs.values()
@@ -201,9 +192,8 @@ async def test_a_job_that_lost_its_end_time_is_counted_at_once(
 
 
 async def test_the_result_of_a_count_is_written_although_time_passes_meanwhile(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    world: PartitionWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = PartitionWorld(database)
     await verify(world, JOB, asked=SHORT, relapse_after_s=100.0)
     now = ManualClock.now
 
@@ -218,9 +208,8 @@ async def test_the_result_of_a_count_is_written_although_time_passes_meanwhile(
 
 
 async def test_a_job_that_revived_while_its_count_waited_is_not_counted(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database)
     await verify(world, JOB, asked=SHORT, revive_after_s=330.0)
     world.partition.proofs_wait = True
     await watched(world, 400)
@@ -230,8 +219,7 @@ async def test_a_job_that_revived_while_its_count_waited_is_not_counted(
     assert world.called("DescribeJob") == []
 
 
-async def test_no_job_is_counted_while_a_proof_waits(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_no_job_is_counted_while_a_proof_waits(world: PartitionWorld) -> None:
     await verify(world, JOB, asked=SHORT, relapse_after_s=100.0)
     world.partition.proofs_wait = True
     await watched(world, 600)
@@ -258,8 +246,7 @@ async def test_no_job_is_counted_without_a_permit(database: Database) -> None:
 
 
 @pytest.mark.parametrize("fault", [Fault.INTERNAL_ERROR, Fault.LOST_ANSWER])
-async def test_a_count_that_failed_is_made_again(database: Database, fault: Fault) -> None:
-    world = PartitionWorld(database)
+async def test_a_count_that_failed_is_made_again(world: PartitionWorld, fault: Fault) -> None:
     await verify(world, JOB, asked=SHORT, relapse_after_s=100.0)
     fails = {"DescribeJob": [Rule(fault, 1.0, first_n=2)]}
     world.simulator.faults.replace(fails, now=0)
@@ -269,8 +256,7 @@ async def test_a_count_that_failed_is_made_again(database: Database, fault: Faul
     assert revival["instances_live"] == 1
 
 
-async def test_a_job_that_one_answer_leaves_out_stays_watched(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_a_job_that_one_answer_leaves_out_stays_watched(world: PartitionWorld) -> None:
     await verify(world, JOB, revive_after_s=90.0)
     fails = {"DescribeJobs": [Rule(Fault.NOT_FOUND, 1.0, first_n=1)]}
     world.simulator.faults.replace(fails, now=0)
@@ -285,8 +271,7 @@ async def test_a_job_that_one_answer_leaves_out_stays_watched(database: Database
 # --- quota ---------------------------------------------------------------------------------------
 
 
-async def test_a_hundred_are_read_by_one_call_once_a_minute(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_a_hundred_are_read_by_one_call_once_a_minute(world: PartitionWorld) -> None:
     ids = job_ids(150)
     await verify(world, *ids)
     before = len(polls(world))
@@ -298,8 +283,7 @@ async def test_a_hundred_are_read_by_one_call_once_a_minute(database: Database) 
     assert second_at - first_at >= 1.0
 
 
-async def test_jobs_of_one_region_go_together(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_jobs_of_one_region_go_together(world: PartitionWorld) -> None:
     here, there = job_ids(2)
     await verify(world, here)
     await verify(world, there, region=OTHER_REGION)
@@ -352,8 +336,7 @@ async def test_the_only_permit_goes_to_the_loop_that_waits_for_it(database: Data
     assert polls(world)[-1] == (new,)
 
 
-async def test_no_permit_is_spent_before_the_job_poller_has_polled(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_no_permit_is_spent_before_the_job_poller_has_polled(world: PartitionWorld) -> None:
     await verify(world, JOB)
     world.start()
     world.clock.advance(500)
@@ -386,8 +369,7 @@ async def test_it_yields_to_a_job_poll_that_begins_while_it_reads(database: Data
 # --- failures ------------------------------------------------------------------------------------
 
 
-async def test_it_backs_off_from_a_failing_cloud_and_continues(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_it_backs_off_from_a_failing_cloud_and_continues(world: PartitionWorld) -> None:
     await verify(world, JOB, revive_after_s=20.0)
     before = len(world.simulator.calls)
     world.simulator.faults.replace({"*": [Rule(Fault.INTERNAL_ERROR, 1.0)]}, now=0)
@@ -399,8 +381,7 @@ async def test_it_backs_off_from_a_failing_cloud_and_continues(database: Databas
     assert len(await revivals(world)) == 1
 
 
-async def test_each_failure_in_a_row_doubles_the_wait_up_to_a_minute(database: Database) -> None:
-    world = PartitionWorld(database)
+async def test_each_failure_in_a_row_doubles_the_wait_up_to_a_minute(world: PartitionWorld) -> None:
     await verify(world, JOB)
     world.clock.advance(2 * POLL.stopped_s)
     await world.job_poller.step()
@@ -431,9 +412,8 @@ async def passed(world: PartitionWorld, seconds: float) -> None:
 
 
 async def test_one_forbidden_job_is_logged_and_ends_no_other_watch(
-    database: Database, caplog: pytest.LogCaptureFixture
+    world: PartitionWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = PartitionWorld(database)
     bad, *good = job_ids(40)
     await verify(world, *good, revive_after_s=90.0)
     await verify(world, bad)
@@ -516,9 +496,8 @@ async def test_a_revived_job_is_terminated_again_and_no_oftener_than_allowed(
 
 
 async def test_the_job_poller_is_woken_for_the_job_that_is_terminated_again(
-    database: Database,
+    world: PartitionWorld,
 ) -> None:
-    world = PartitionWorld(database)
     await verify(world, JOB, asked=KEPT, revive_after_s=30.0)
     world.clock.advance(70)
     await world.job_poller.step()
