@@ -44,25 +44,6 @@ async def test_error_in_a_body_counts_whatever_its_type_and_status(
     assert (error.kind, error.request_id) == (Kind.STATE_CONFLICT, "r")
 
 
-@pytest.mark.parametrize(
-    ("code", "kind"),
-    [
-        ("RequestLimitExceeded", Kind.THROTTLED),
-        ("InternalError", Kind.OUTCOME_UNKNOWN),
-        ("UnsupportedOperation", Kind.STATE_CONFLICT),
-        ("ResourceNotFound.Job", Kind.JOB_NOT_FOUND),
-        ("InvalidParameter.JobIdMalformed", Kind.REFUSED),
-        ("AuthFailure.UnauthorizedOperation", Kind.UNAUTHORIZED),
-        ("AuthFailure.SignatureFailure", Kind.CREDENTIAL),
-        ("AuthFailure.SignatureExpire", Kind.CLOCK_SKEW),
-    ],
-)
-async def test_named_error_has_its_kind(code, kind) -> None:
-    """One of each; the catalogue's own test has them all."""
-    async with gateway_to(ScriptedServer(refused(code))) as gateway:
-        assert (await failure(gateway)).kind is kind
-
-
 async def test_throttling_that_names_its_ceiling_passes_it_on() -> None:
     """The limiter learns from it."""
     reply = refused("RequestLimitExceeded", "which exceeds the frequency limit `2` in a second")

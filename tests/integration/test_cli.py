@@ -187,14 +187,6 @@ def test_status_shows_what_a_held_job_waits_for(url):
     assert re.search(r"  next at \S+Z: poll the job again", last)
 
 
-def test_a_malformed_id_is_refused_with_its_place(url):
-    """The request as a whole is refused."""
-    result = run(url, "terminate", "job-run00004", "no job", "--reason", "r")
-    assert result.returncode == 2
-    assert "argument 2: 'no' is not a job id" in result.stderr
-    assert result.stdout == ""
-
-
 def test_a_key_used_twice_is_one_operation(url):
     """The same id is printed, with its state; another request under it is refused."""
     arguments = ("--reason", "r", "--idempotency-key", "cli-1")
@@ -211,13 +203,6 @@ def test_a_key_used_twice_is_one_operation(url):
         ["finished", "verified", "1"]
     ]
     assert run(url, "terminate", "job-run00006", *arguments).returncode == 2
-
-
-def test_an_operation_that_there_is_not(url):
-    for verb in ("status", "watch"):
-        result = run(url, verb, "op_none")
-        assert result.returncode == 2
-        assert "no operation op_none" in result.stderr
 
 
 def test_watch_survives_a_restart_of_the_daemon(place, ports, cloud):

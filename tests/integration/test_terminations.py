@@ -137,18 +137,6 @@ async def test_an_operation_reports_each_job_that_went_wrong(database_url: str) 
         assert (counts["total"], counts["verified"], counts["refused"]) == (3, 1, 1)
 
 
-async def test_a_forbidden_job_does_not_prevent_reads_of_the_others(
-    database_url: str,
-) -> None:
-    good = [f"job-good{n:04}" for n in range(9)]
-    jobs = [group(ids=good), group(ids=["job-deny0001"], forbidden=True)]
-    async with service(database_url, *jobs) as running:
-        operation_id = await running.submit(*good[:5], "job-deny0001", *good[5:])
-        await running.finished(operation_id)
-        states = {job: t["state"] for job, t in (await running.terminations(operation_id)).items()}
-        assert states == dict.fromkeys(good, "verified") | {"job-deny0001": "refused"}
-
-
 async def test_a_job_revived_in_the_settle_window_is_terminated_again(database_url: str) -> None:
     async with service(database_url, group(revive_after_s=0.5)) as running:
         operation_id = await running.submit(JOB, settle_s=3)

@@ -334,6 +334,13 @@ class PartitionWorld:
         await self.ended(self.job_prober)
         return wait_s
 
+    async def probe_without_answer(self, action: str = "DescribeJob") -> asyncio.Event:
+        """Make one step of the job prober; its call gets an answer once the event is set."""
+        held = self.network.hold(action)
+        await self.job_prober.step()
+        await self.network.arrival(action)
+        return held
+
     async def polled(self, seconds: float) -> None:
         """Advance the clock while the job poller and the job prober run."""
         until = self.clock.passed_s + seconds

@@ -17,11 +17,7 @@ BANNED: Final = (
 FILES: Final = sorted(
     path.relative_to(ROOT)
     for pattern in (
-        "orchestrator/**/*.py",
-        "migrations/**/*.py",
-        "tests/**/*.py",
-        "config/*",
-        "*.md",
+        *("orchestrator/**/*.py", "migrations/**/*.py", "tests/**/*.py", "config/*", "*.md"),
     )
     for path in ROOT.glob(pattern)
     if path.is_file() and path.name not in ("CHANGELOG.md", Path(__file__).name)

@@ -40,6 +40,7 @@ from orchestrator.services.ports import LiveTerminations
 from orchestrator.store import schema
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
+from tests.support.captures import found
 from tests.support.stored_operations import (
     PARTITION,
     SUBMISSION,
@@ -91,9 +92,7 @@ async def test_a_change_is_written_once_and_only_on_what_it_was_decided_on(
     assert await store.apply([(before, withdrawn)], later(1)) == 0
     polled = decide(before, batch_read(None), later(2), POLICY)
     await store.apply([(before, polled)], later(2))
-    record = await records.termination(before.id)
-    assert record is not None
-    assert record.termination.state is State.WITHDRAWN
+    assert (await found(records, before.id)).state is State.WITHDRAWN
     recorded = await records.events(after=0, limit=10, operation_id=None, termination_id=before.id)
     assert [(e.type, e.from_state, e.to_state) for e in recorded] == [
         ("accepted", None, "queued"),
@@ -113,9 +112,7 @@ async def test_a_count_that_loses_against_a_batch_poll_is_kept_unless_the_job_ra
     await store_fields(database, polled.after, run=run)
     counted = decide(before, read(JobState.RUNNING, LIVE, at=later(1)), later(3), POLICY)
     await store.apply([(before, counted)], later(3))
-    record = await records.termination(before.id)
-    assert record is not None
-    after = record.termination
+    after = await found(records, before.id)
     assert (after.job, after.schedule) == (polled.after.job, polled.after.schedule)
     assert after.drain == (counted if run == 1 else polled).after.drain
 
@@ -234,17 +231,13 @@ def failure(kind: CloudErrorKind, code: str) -> CloudError:
 
 WITH_ENV_ID = "UnsupportedOperation.TerminateOperationWithEnvId"
 UNREAD = ReadFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout"))
+RUNNING = (0, read(JobState.RUNNING, LIVE))
+CALLED: list[tuple[float, Observation]] = [RUNNING, (0, CallStarted()), (0, CallAccepted("r"))]
 WENT: dict[str, tuple[State, str | None, list[tuple[float, Observation]]]] = {
     "job-verified": (
         State.VERIFIED,
         None,
-        [
-            (0, read(JobState.RUNNING, LIVE)),
-            (0, CallStarted()),
-            (0, CallAccepted("r1")),
-            (2, read(JobState.FAILED, at=later(2))),
-            (60, read(JobState.FAILED, at=later(60))),
-        ],
+        [*CALLED, *((at, read(JobState.FAILED, at=later(at))) for at in (2, 60))],
     ),
     "job-over": (
         State.ALREADY_FINISHED,
@@ -263,22 +256,12 @@ WENT: dict[str, tuple[State, str | None, list[tuple[float, Observation]]]] = {
     "job-refused": (
         State.REFUSED,
         WITH_ENV_ID,
-        [
-            (0, read(JobState.RUNNING, LIVE)),
-            (0, CallStarted()),
-            (0, call_failed(failure(CloudErrorKind.REFUSED, WITH_ENV_ID))),
-        ],
+        [*CALLED[:2], (0, call_failed(failure(CloudErrorKind.REFUSED, WITH_ENV_ID)))],
     ),
     "job-lost": (
         State.UNVERIFIED,
         "Client.DeadlinePassed",
-        [
-            (0, read(JobState.RUNNING, LIVE)),
-            (0, CallStarted()),
-            (0, CallAccepted("r2")),
-            (0, read(JobState.RUNNING, LIVE)),
-            *[(at, UNREAD) for at in (60, 90, 120)],
-        ],
+        [*CALLED, RUNNING, *((at, UNREAD) for at in (60, 90, 120))],
     ),
 }
 """Each job with its final state and code, and the times and observations until then."""
@@ -431,28 +414,6 @@ async def test_a_failing_write_fails_no_other_of_its_transaction(
     assert await records.operation("op_2") is not None
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"state": "verified"},
-        {"finished_at": NOW},
-        {"state": "gone"},
-        {"evidence": 6},
-        {"state": "verified", "finished_at": NOW, "next_poll_at": NOW},
-    ],
-)
-async def test_the_schema_refuses_nonsense(
-    database: Database, records: SqlRecords, values: dict[str, Any]
-) -> None:
-    await submit(records, 1, "job-1")
-
-    async def work(connection: Any) -> None:
-        await connection.execute(update(schema.terminations).values(values))
-
-    with pytest.raises(IntegrityError, match=r"(?i)check constraint"):
-        await database.write(work)
-
-
 async def test_a_job_has_one_live_termination_at_most(
     database: Database, records: SqlRecords
 ) -> None:
@@ -549,8 +510,8 @@ async def test_draining_jobs_are_found_by_their_ids_unless_a_count_is_planned(
         await store_fields(database, known[job_id], state=State.DRAINING)
     await store_fields(database, known["job-3"], state=State.DRAINING, poll_kind=PollKind.SINGLE)
     asked = [known[job_id].id for job_id in ("job-4", "job-3", "job-2", "job-0")]
-    found = await store.draining([*asked, "trm_nobody"])
-    assert [each.job_id for each in found] == ["job-2", "job-0"]
+    draining = await store.draining([*asked, "trm_nobody"])
+    assert [each.job_id for each in draining] == ["job-2", "job-0"]
     assert await store.draining([]) == []
 
 

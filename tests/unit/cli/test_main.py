@@ -73,24 +73,10 @@ def test_version():
 @pytest.mark.parametrize(
     "url",
     [
-        "",
-        "127.0.0.1:8642",
-        "localhost:8642",
-        "ftp://x",
-        "http://",
-        "http:///path",
-        "http://:80",
-        "http://host:99999",
-        "http://host:abc",
-        "http://[::1",
-        "http://ho st",
-        "http://host\n",
-        "http://host\\path",
-        "http://a..b",
-        f"http://{'a' * 64}.example",
-        "http://host?query",
-        "http://host/#fragment",
-        "http://user:password@host",
+        *("", "127.0.0.1:8642", "localhost:8642", "ftp://x", "http://", "http:///path"),
+        *("http://:80", "http://host:99999", "http://host:abc", "http://[::1", "http://ho st"),
+        *("http://host\n", "http://host\\path", "http://a..b", f"http://{'a' * 64}.example"),
+        *("http://host?query", "http://host/#fragment", "http://user:password@host"),
     ],
 )
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
@@ -180,8 +166,9 @@ def test_a_token_file_overrides_the_environment(refusing, token_file, monkeypatc
     assert authorization(refusing) == "Bearer t0ken"
 
 
-@pytest.mark.parametrize(("token", "sent"), [("t0ken", "Bearer t0ken"), ("", None)])
+@pytest.mark.parametrize(("token", "sent"), [("t0ken\n", "Bearer t0ken"), ("", None)])
 def test_the_environment_is_the_default(refusing, monkeypatch, token, sent):
+    """The token is sent as a bearer token, without a newline at its end."""
     monkeypatch.setenv("ORCHESTRATOR_URL", refusing.url)
     monkeypatch.setenv("ORCHESTRATOR_TOKEN", token)
     run("status", "op_1")

@@ -31,14 +31,8 @@ from tests.unit.cloud.support import (
 
 ZEROS = dict.fromkeys(
     [
-        "SubmittedCount",
-        "PendingCount",
-        "RunnableCount",
-        "StartingCount",
-        "RunningCount",
-        "SucceedCount",
-        "FailedInterruptedCount",
-        "FailedCount",
+        *("SubmittedCount", "PendingCount", "RunnableCount", "StartingCount", "RunningCount"),
+        *("SucceedCount", "FailedInterruptedCount", "FailedCount"),
     ],
     0,
 )
@@ -120,13 +114,8 @@ async def test_all_calls_of_the_port_reach_their_action() -> None:
     assert page.task.state is JobState.FAILED
     assert {id_: seen.state for id_, seen in machines.items()} == {"ins-2": MachineState.RUNNING}
     assert server.actions == [
-        "TerminateTaskInstance",
-        "DescribeJob",
-        "DescribeJobs",
-        "DescribeJobSubmitInfo",
-        "DescribeTask",
-        "DescribeInstances",
-        "TerminateInstances",
+        *("TerminateTaskInstance", "DescribeJob", "DescribeJobs", "DescribeJobSubmitInfo"),
+        *("DescribeTask", "DescribeInstances", "TerminateInstances"),
     ]
     assert json.loads(server.arrived[0][1])["TaskInstanceIndex"] == 7
     assert json.loads(server.arrived[4][1])["Filters"][0]["Values"] == ["RUNNING"]
@@ -288,18 +277,6 @@ async def test_an_error_that_another_key_cannot_end_causes_no_refresh(code) -> N
             clock.passed_s += 60
 
     assert keyring.loads == 1
-
-
-async def test_a_source_that_keeps_returning_a_wrong_key_is_read_every_30_s() -> None:
-    """The number of refused requests in between makes no difference."""
-    clock, keyring = ManualClock(), Keyring()
-    credentials = RefreshingProvider(keyring.load, clock=clock)
-    server = ScriptedServer(lambda _: refused("AuthFailure.SignatureFailure"))
-    async with gateway_to(server, clock=clock, credentials=credentials) as gateway:
-        for clock.passed_s in range(91):
-            await failure(gateway)
-
-    assert keyring.loads == 4
 
 
 async def test_nothing_is_sent_without_a_credential() -> None:

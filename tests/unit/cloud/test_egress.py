@@ -95,16 +95,9 @@ def test_a_variable_that_names_no_proxy_is_named_and_not_repeated(value) -> None
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "http://user:se cret@proxy:1",
-        "http://user:se#cret@proxy:1",
-        "http://user:se/cret@proxy:1",
-        "http://proxy:1/path",
-        "http://proxy:1?query",
-        "http://proxy:99999",
-        "http://proxy:0",
-        "http://[::1",
-        "http://proxy\n:1",
+        *("", "http://user:se cret@proxy:1", "http://user:se#cret@proxy:1"),
+        *("http://user:se/cret@proxy:1", "http://proxy:1/path", "http://proxy:1?query"),
+        *("http://proxy:99999", "http://proxy:0", "http://[::1", "http://proxy\n:1"),
         "http://próxy:1",
     ],
 )

@@ -140,15 +140,8 @@ def test_an_unusable_profile(tmp_path: Path, text: str | bytes | None, expected:
 LINES = st.lists(
     st.sampled_from(
         [
-            "[default]",
-            "[other",
-            "secret_id = AKID",
-            "secret_key=hush",
-            "token",
-            " more",
-            "=",
-            "#",
-            "",
+            *("[default]", "[other", "secret_id = AKID", "secret_key=hush", "token", " more", "="),
+            *("#", ""),
         ]
     )
     | st.text(alphabet="[]=:;#'\"{}\t aA\u00e9\x00\u2028", max_size=12),

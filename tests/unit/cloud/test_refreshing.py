@@ -38,8 +38,11 @@ class Source:
         return Credential(secret_id=f"id-{self.loads}", secret_key="key", expires_at=expires_at)
 
 
-def provider_of(source: Source, **settings: Any) -> RefreshingProvider:
-    return RefreshingProvider(source.load, clock=source.clock, **settings)
+def refreshing(
+    *, life_s: float | None = None, **settings: Any
+) -> tuple[Source, RefreshingProvider]:
+    source = Source(ManualClock(), life_s=life_s)
+    return source, RefreshingProvider(source.load, clock=source.clock, **settings)
 
 
 async def settle() -> None:
@@ -51,8 +54,7 @@ async def settle() -> None:
 
 async def test_credential_without_end_is_loaded_once() -> None:
     """A credential without expiry is never loaded again."""
-    source = Source(ManualClock())
-    provider = provider_of(source)
+    source, provider = refreshing()
 
     ids = []
     for _ in range(3):
@@ -64,8 +66,7 @@ async def test_credential_without_end_is_loaded_once() -> None:
 
 async def test_refresh_runs_before_the_expiry_and_delays_no_caller() -> None:
     """Within the margin, callers get the old credential while the new one is loaded."""
-    source = Source(ManualClock(), life_s=7200)
-    provider = provider_of(source, margin_s=300)
+    source, provider = refreshing(life_s=7200, margin_s=300)
     first = await provider.get()
 
     source.clock.passed_s = 7200 - 301
@@ -82,8 +83,7 @@ async def test_refresh_runs_before_the_expiry_and_delays_no_caller() -> None:
 
 async def test_margin_never_eats_more_than_half_of_a_life() -> None:
     """A credential with a lifetime below the margin is not loaded repeatedly."""
-    source = Source(ManualClock(), life_s=200)
-    provider = provider_of(source, margin_s=300, retry_s=1)
+    source, provider = refreshing(life_s=200, margin_s=300, retry_s=1)
     await provider.get()
 
     source.clock.passed_s = 99
@@ -99,8 +99,7 @@ async def test_margin_never_eats_more_than_half_of_a_life() -> None:
 
 async def test_credential_that_lives_shorter_than_the_pause_is_replaced_in_time() -> None:
     """The pause applies only while a credential is valid, and after failures."""
-    source = Source(ManualClock(), life_s=20)
-    provider = provider_of(source, retry_s=30)
+    source, provider = refreshing(life_s=20, retry_s=30)
     await provider.get()
 
     source.clock.passed_s = 20
@@ -110,8 +109,7 @@ async def test_credential_that_lives_shorter_than_the_pause_is_replaced_in_time(
 
 async def test_credential_that_ends_while_it_is_fetched_is_an_error() -> None:
     """The clock was set forward during the load, so the loaded credential has expired."""
-    source = Source(ManualClock(), life_s=20)
-    provider = provider_of(source)
+    source, provider = refreshing(life_s=20)
     waiting = asyncio.create_task(provider.get())
     await asyncio.sleep(0)
     [load] = asyncio.all_tasks() - {asyncio.current_task(), waiting}
@@ -123,8 +121,7 @@ async def test_credential_that_ends_while_it_is_fetched_is_an_error() -> None:
 
 async def test_concurrent_callers_share_one_load() -> None:
     """A hundred concurrent requests at the start cause one load."""
-    source = Source(ManualClock())
-    provider = provider_of(source)
+    source, provider = refreshing()
 
     given = await asyncio.gather(*(provider.get() for _ in range(100)))
 
@@ -134,8 +131,7 @@ async def test_concurrent_callers_share_one_load() -> None:
 
 async def test_caller_that_gives_up_does_not_take_the_load_with_it() -> None:
     """Other callers still get the result of the load."""
-    source = Source(ManualClock())
-    provider = provider_of(source)
+    source, provider = refreshing()
     source.open.clear()
     impatient = asyncio.create_task(provider.get())
     patient = asyncio.create_task(provider.get())
@@ -151,8 +147,7 @@ async def test_caller_that_gives_up_does_not_take_the_load_with_it() -> None:
 
 async def test_failed_refresh_keeps_the_valid_credential(caplog) -> None:
     """The failure and its end are logged once each; loads repeat after a pause."""
-    source = Source(ManualClock(), life_s=7200)
-    provider = provider_of(source, margin_s=300, retry_s=30)
+    source, provider = refreshing(life_s=7200, margin_s=300, retry_s=30)
     first = await provider.get()
     source.failing = True
     caplog.set_level(logging.INFO)
@@ -174,8 +169,7 @@ async def test_failed_refresh_keeps_the_valid_credential(caplog) -> None:
 
 async def test_expired_credential_is_not_given_out() -> None:
     """Without a valid credential, callers get the error of the load."""
-    source = Source(ManualClock(), life_s=7200)
-    provider = provider_of(source)
+    source, provider = refreshing(life_s=7200)
     await provider.get()
     source.failing = True
     source.clock.passed_s = 7200
@@ -189,9 +183,8 @@ async def test_expired_credential_is_not_given_out() -> None:
 
 async def test_failure_is_repeated_without_asking_the_source_again_at_once() -> None:
     """A failing source is not read again for every request."""
-    source = Source(ManualClock())
+    source, provider = refreshing(retry_s=30)
     source.failing = True
-    provider = provider_of(source, retry_s=30)
 
     for passed_s in (0, 10, 29.9):
         source.clock.passed_s = passed_s
@@ -206,9 +199,8 @@ async def test_failure_is_repeated_without_asking_the_source_again_at_once() -> 
 
 async def test_hanging_source_is_given_up() -> None:
     """A source that never returns becomes an error with advice."""
-    source = Source(ManualClock())
+    source, provider = refreshing(timeout_s=0.02)
     source.open.clear()
-    provider = provider_of(source, timeout_s=0.02)
 
     with pytest.raises(CloudError, match=r"the credential was not loaded within 0\.02 s") as caught:
         await provider.get()
@@ -218,7 +210,7 @@ async def test_hanging_source_is_given_up() -> None:
 
 async def test_source_that_gives_an_expired_credential_has_failed() -> None:
     """The cloud would refuse every request that it signs."""
-    provider = provider_of(Source(ManualClock(), life_s=-1))
+    _, provider = refreshing(life_s=-1)
 
     with pytest.raises(CloudError, match="has expired"):
         await provider.get()
@@ -226,8 +218,7 @@ async def test_source_that_gives_an_expired_credential_has_failed() -> None:
 
 async def test_next_caller_waits_for_a_new_credential_after_a_rejection() -> None:
     """A refusal by the cloud causes one refresh."""
-    source = Source(ManualClock(), life_s=7200)
-    provider = provider_of(source, retry_s=30)
+    source, provider = refreshing(life_s=7200, retry_s=30)
     first = await provider.get()
     source.clock.passed_s = 60
 
@@ -239,8 +230,7 @@ async def test_next_caller_waits_for_a_new_credential_after_a_rejection() -> Non
 
 async def test_late_rejections_of_the_old_credential_do_not_reach_the_new_one() -> None:
     """Late failures of requests with the old credential cause no further load."""
-    source = Source(ManualClock(), life_s=7200)
-    provider = provider_of(source, retry_s=30)
+    source, provider = refreshing(life_s=7200, retry_s=30)
     first = await provider.get()
     source.clock.passed_s = 60
     provider.invalidate(first)
@@ -256,8 +246,7 @@ async def test_late_rejections_of_the_old_credential_do_not_reach_the_new_one() 
 
 async def test_source_that_keeps_returning_a_rejected_credential_is_read_once_per_pause() -> None:
     """Although every request is refused, the source is read only once per pause."""
-    source = Source(ManualClock(), life_s=7200)
-    provider = provider_of(source, retry_s=30)
+    source, provider = refreshing(life_s=7200, retry_s=30)
 
     for passed_s in range(60):
         source.clock.passed_s = float(passed_s)
@@ -268,8 +257,7 @@ async def test_source_that_keeps_returning_a_rejected_credential_is_read_once_pe
 
 async def test_rejected_credential_stays_when_no_other_can_be_had() -> None:
     """The cloud's error is more useful than one about the source."""
-    source = Source(ManualClock(), life_s=7200)
-    provider = provider_of(source)
+    source, provider = refreshing(life_s=7200)
     first = await provider.get()
     source.clock.passed_s = 60
     source.failing = True

@@ -31,15 +31,8 @@ HOSTS = st.sampled_from(
 )
 PARAMETERS = st.dictionaries(st.text(max_size=10), st.text(max_size=40) | st.integers(), max_size=4)
 SHARED_HEADERS = (
-    "Authorization",
-    "Content-Type",
-    "Host",
-    "X-TC-Action",
-    "X-TC-Language",
-    "X-TC-Region",
-    "X-TC-Timestamp",
-    "X-TC-Token",
-    "X-TC-Version",
+    *("Authorization", "Content-Type", "Host", "X-TC-Action", "X-TC-Language", "X-TC-Region"),
+    *("X-TC-Timestamp", "X-TC-Token", "X-TC-Version"),
 )
 
 

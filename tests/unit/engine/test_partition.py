@@ -239,23 +239,6 @@ async def test_an_account_that_may_not_terminate_is_reported(database: Database)
 # --- outages met by the loops --------------------------------------------------------------------
 
 
-async def test_a_wrong_key_is_reported_at_the_first_call_and_cleared_at_the_first_that_works(
-    world: PartitionWorld,
-) -> None:
-    good = world.partition.cloud
-    world.start(secret_key="another key")
-    world.clock.advance(1)
-    await world.job_poller.step()
-    trouble = await published(world)
-    assert trouble is not None
-    assert trouble.code == "AuthFailure.SignatureFailure"
-    assert trouble.advice
-    world.partition.cloud = good
-    world.clock.advance(1)
-    await world.job_poller.step()
-    assert await published(world) is None
-
-
 async def test_a_wrong_clock_is_reported_by_whichever_loop_meets_it(database: Database) -> None:
     world = PartitionWorld(database)
     await world.ready(JOB)

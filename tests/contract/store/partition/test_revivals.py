@@ -305,11 +305,7 @@ async def test_a_job_is_terminated_again_up_to_the_limit(
 
 @pytest.mark.parametrize(
     ("asked", "at", "reterminate_max"),
-    [
-        ({"revival_watch_s": 3600.0}, 10, 3),
-        (KEPT, 600, 3),
-        (KEPT, 599, 0),
-    ],
+    [({"revival_watch_s": 3600.0}, 10, 3), (KEPT, 600, 3), (KEPT, 599, 0)],
 )
 async def test_no_job_is_terminated_again_unasked_or_too_late(
     store: PartitionStore, records: SqlRecords, asked: dict[str, Any], at: int, reterminate_max: int
@@ -383,10 +379,7 @@ async def test_a_watched_job_goes_along_to_another_host(
     )
     assert [
         (await stored(records, job))[0].termination.partition for job in ("job-1", "job-2")
-    ] == [
-        "main@new",
-        PARTITION,
-    ]
+    ] == ["main@new", PARTITION]
 
 
 async def test_revived_jobs_are_counted_and_listed(

@@ -87,6 +87,25 @@ async def store_status(database: Database, index: int, sight: MachineStatus) -> 
     await database.write(work)
 
 
+async def start_next(store: PartitionStore) -> Straggler:
+    straggler = await store.instances.next_escalation_target()
+    assert isinstance(straggler, Straggler)
+    await store.instances.open_attempt(straggler, later(13))
+    return straggler
+
+
+async def call_all(store: PartitionStore) -> list[tuple[str, str]]:
+    """Make all calls of the round; return the action and the target of each."""
+    called = []
+    while not isinstance(await store.instances.next_escalation_target(), RoundFinished):
+        straggler = await start_next(store)
+        called.append((straggler.action, straggler.target))
+        answer = AttemptResult(at=later(14), outcome="accepted", request_id="r")
+        await store.instances.close_attempt(straggler, answer, again=False)
+    assert await store.instances.next_escalation_target() == RoundFinished(ID)
+    return called
+
+
 async def test_escalated_instances_are_rescanned_until_a_read_has_begun_since(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
@@ -147,14 +166,8 @@ async def test_each_live_instance_is_called_once_a_round(
     await escalated(store, records, database)
     assert await store.instances.next_escalation_target() is None, "not read in this round yet"
     await read(store, records, 1, 2)
-    called = []
-    while isinstance(straggler := await store.instances.next_escalation_target(), Straggler):
-        called.append(straggler.target)
-        await store.instances.open_attempt(straggler, later(13))
-        answer = AttemptResult(at=later(14), outcome="accepted", request_id="r")
-        await store.instances.close_attempt(straggler, answer, again=False)
-    assert called == ["a/1", "a/2"]
-    assert straggler == RoundFinished(ID)
+    called = [("TerminateTaskInstance", "a/1"), ("TerminateTaskInstance", "a/2")]
+    assert await call_all(store) == called
     await store.instances.end_round(RoundFinished(ID), later(15))
     assert (await found(records, ID)).escalation.finished_at == later(15)
     await store_fields(
@@ -186,9 +199,7 @@ async def test_a_call_without_effect_is_made_again(
 ) -> None:
     await escalated(store, records, database)
     await read(store, records, 1)
-    straggler = await store.instances.next_escalation_target()
-    assert isinstance(straggler, Straggler)
-    await store.instances.open_attempt(straggler, later(13))
+    straggler = await start_next(store)
     assert await store.instances.next_escalation_target() is None, "its answer may come"
     answer = AttemptResult(at=later(14), outcome="throttled", code="RequestLimitExceeded")
     await store.instances.close_attempt(straggler, answer, again=True)
@@ -227,9 +238,7 @@ async def test_a_call_that_was_never_answered_is_closed_unless_it_is_under_way(
 ) -> None:
     await escalated(store, records, database)
     await read(store, records, 1)
-    straggler = await store.instances.next_escalation_target()
-    assert isinstance(straggler, Straggler)
-    await store.instances.open_attempt(straggler, later(13))
+    straggler = await start_next(store)
     assert await store.with_open_attempts() == [], "no TerminateJob call is in doubt"
     for under_way, closed_at in (({straggler}, None), (set[Straggler](), later(15))):
         await store.instances.close_orphaned_attempts(under_way, later(15))
@@ -246,9 +255,7 @@ async def test_an_instance_that_got_a_machine_is_not_called_while_a_call_for_it_
 ) -> None:
     await escalated(store, records, database)
     await read(store, records, 1)
-    straggler = await store.instances.next_escalation_target()
-    assert isinstance(straggler, Straggler)
-    await store.instances.open_attempt(straggler, later(13))
+    straggler = await start_next(store)
     before = await found(records, ID)
     begun = Capture(run=1, tasks=(TASK,), began_at=later(14))
     seen = replace(page(instance(1, "ins-new")), observed_at=later(14))
@@ -288,14 +295,8 @@ async def test_only_machines_that_may_run_for_the_job_alone_are_ended(
     await store.instances.write_rescan(await found(records, ID), done, seen, due_at=None)
     for index, sight in ((1, MachineStatus.UP), (2, MachineStatus.GONE), (3, MachineStatus.NODE)):
         await store_status(database, index, sight)
-    called = []
-    while isinstance(straggler := await store.instances.next_escalation_target(), Straggler):
-        called.append((straggler.action, straggler.target))
-        await store.instances.open_attempt(straggler, later(13))
-        answer = AttemptResult(at=later(14), outcome="accepted", request_id="r")
-        await store.instances.close_attempt(straggler, answer, again=False)
-    assert called == [("TerminateInstances", "ins-1"), ("TerminateInstances", "ins-4")]
-    assert straggler == RoundFinished(ID)
+    called = [("TerminateInstances", "ins-1"), ("TerminateInstances", "ins-4")]
+    assert await call_all(store) == called
     record = await records.termination(ID)
     assert record is not None
     assert [each.outcome for each in record.attempts] == ["accepted", "accepted"]

@@ -310,21 +310,13 @@ async def test_few_ids_do_not_wait_for_the_reads_of_many_that_are_not_listed(que
     await queue.submit("A", 500)
     await queue.submit("B", 3)
     polled = (await queue.store.next_polls(AT, 600, FIRST_POLLS))[FIRST_POLLS]
-    changes = [
-        (
-            row,
-            Decision(after=with_fields(row, poll_kind=PollKind.SINGLE)),
-        )
-        for row in polled
-    ]
+    changes = [(row, Decision(after=with_fields(row, poll_kind=PollKind.SINGLE))) for row in polled]
     await queue.store.apply(changes, AT)
     rows = (await queue.store.next_polls(AT, 10, UNLISTED_IN_TURN))[UNLISTED_IN_TURN]
     assert by_operation([row.job_id for row in rows]).count("B") == 3
 
 
-async def test_first_polls_of_a_later_operation_begin_where_the_others_are(
-    queue: Queue,
-) -> None:
+async def test_first_polls_of_a_later_operation_begin_where_the_others_are(queue: Queue) -> None:
     await queue.submit("A", 100)
     rows = (await queue.store.next_polls(AT, 60, FIRST_POLLS))[FIRST_POLLS]
     await queue.see(rows, JobState.RUNNING)

@@ -35,19 +35,8 @@ def test_prints_the_id_alone_on_stdout(daemon, run):
 def test_sends_what_was_asked_and_nothing_else(daemon, run):
     """Options that were not given are left to the daemon's configuration."""
     daemon.answer(SUBMIT, (202, operation(queued=1)))
-    run(
-        *ARGUMENTS,
-        "job-b",
-        "--settle-s",
-        "0",
-        "--reterminate-for",
-        "60",
-        "--no-escalate",
-        "--on-submitted",
-        "refuse",
-        "--region",
-        "r",
-    )
+    times = ("--settle-s", "0", "--reterminate-for", "60")
+    run(*ARGUMENTS, "job-b", *times, "--no-escalate", "--on-submitted", "refuse", "--region", "r")
     assert daemon.calls[0].body == {
         "jobs": ["job-a", "job-b"],
         "reason": "budget",
@@ -182,14 +171,6 @@ def test_a_reason_is_needed(daemon, run):
     """Nothing is terminated without a reason."""
     assert run("terminate", "job-a").exit_code == 2
     assert not daemon.calls
-
-
-def test_the_token_comes_from_the_environment(daemon, run, monkeypatch):
-    """The token is sent as a bearer token, without a newline at its end."""
-    monkeypatch.setenv("ORCHESTRATOR_TOKEN", "t0ken\n")
-    daemon.answer(SUBMIT, (202, operation(queued=1)))
-    run(*ARGUMENTS)
-    assert daemon.calls[0].headers["Authorization"] == "Bearer t0ken"
 
 
 @pytest.mark.parametrize("token", ["a\nb", "a\r\nX-More: b", "a\x01", "a\x7f", "\udcff"])

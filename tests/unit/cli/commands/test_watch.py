@@ -25,12 +25,18 @@ def of(**jobs: int) -> Operation:
 
 def on_a_terminal(shown: Operation, *, width: int = 120) -> str:
     """Return what the display wrote, including a message."""
-    console = Console(file=io.StringIO(), force_terminal=True, width=width, markup=False)
-    with display(console) as display_:
+    file = io.StringIO()
+    with display(Console(file=file, force_terminal=True, width=width, markup=False)) as display_:
         display_.show(shown)
         display_.print_message("a note\x1b[2J")
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+    return file.getvalue()
+
+
+def outcomes(shown: Operation, *, width: int = 80, terminal: bool = False) -> str:
+    """Return the table of outcomes."""
+    file = io.StringIO()
+    print_outcomes(shown, Console(file=file, force_terminal=terminal, width=width, markup=False))
+    return file.getvalue()
 
 
 def test_prints_each_change_once(daemon, run):
@@ -112,19 +118,13 @@ def test_a_time_that_the_clock_makes_impossible_is_not_printed():
     """The clock was set back while the operation ran."""
     end = operation("finished", "verified", verified=1)
     shown = Operation.model_validate(end | {"finished_at": "2025-12-31T23:58:26.200Z"})
-    console = Console(file=io.StringIO(), width=80, markup=False)
-    print_outcomes(shown, console)
-    assert isinstance(console.file, io.StringIO)
-    assert console.file.getvalue().startswith("op_1: verified\n")
+    assert outcomes(shown).startswith("op_1: verified\n")
     assert as_line(shown).endswith("9.5 of 10 per second: verified 1")
 
 
 def test_the_outcomes_can_be_read_on_a_narrow_terminal():
     """Nothing is cut off: broken text continues on the next line."""
-    console = Console(file=io.StringIO(), force_terminal=True, width=40, markup=False)
-    print_outcomes(of(already_finished=12345, unverified=1), console)
-    assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue()
+    text = outcomes(of(already_finished=12345, unverified=1), width=40, terminal=True)
     assert "already_finished" in text
     assert "12345" in text
     assert "which jobs and why: orchestrator status op_1\n" in text
@@ -229,11 +229,8 @@ def test_no_bar_is_full_while_an_instance_is_live_or_not_counted(instances, expe
     assert stopped.percentage < 100
     assert ended.percentage < 100
     assert expected in on_a_terminal(shown, width=200)
-    console = Console(file=io.StringIO(), width=200, markup=False)
-    print_outcomes(shown, console)
-    assert isinstance(console.file, io.StringIO)
     for part in expected.partition("(")[2].removesuffix(")").split("; "):
-        assert f"instances: {part}" in console.file.getvalue()
+        assert f"instances: {part}" in outcomes(shown, width=200)
 
 
 def test_bars_are_full_once_all_has_stopped():

@@ -30,13 +30,16 @@ from tests.unit.domain.histories import (
     verified,
 )
 
-NOT_CAPTURED = "that its machines are gone: its machines were not captured"
+GONE = "that its machines are gone"
+IS_STOPPED = "that it is stopped"
+STAYED = "that it stayed stopped"
+LATE = "the deadline of its termination passed"
+NOT_CAPTURED = f"{GONE}: its machines were not captured"
 UNREAD = ReadFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout"))
 ALREADY_FINISHED = (
-    "that it stayed stopped: it had finished before any TerminateJob request, so there was no "
-    "settle window"
+    f"{STAYED}: it had finished before any TerminateJob request, so there was no settle window"
 )
-NOT_READ = "that its machines are gone: DescribeInstances was not called for them"
+NOT_READ = f"{GONE}: DescribeInstances was not called for them"
 
 
 def certificate_of(*histories: History) -> Any:
@@ -120,20 +123,15 @@ def test_a_job_is_listed_with_all_that_its_state_rests_on() -> None:
         (verified(run=1), [NOT_CAPTURED]),
         (
             verified(**machines(gone=3, problem=ErrorDetail(code="Unauthorized", message="no"))),
-            ["that its machines are gone: DescribeInstances was refused (Unauthorized)"],
+            [f"{GONE}: DescribeInstances was refused (Unauthorized)"],
         ),
         (
             verified(**machines(listed=False)),
-            ["that its machines are gone: DescribeInstances never listed any of them"],
+            [f"{GONE}: DescribeInstances never listed any of them"],
         ),
         (
             verified(**machines() | {"capture": Capture(run=1, nodes=3, ended_at=NOW)}),
-            [
-                (
-                    "that its machines are gone: 3 nodes of its compute environment restart and "
-                    "remain billed"
-                )
-            ],
+            [f"{GONE}: 3 nodes of its compute environment restart and remain billed"],
         ),
         (
             history(
@@ -144,29 +142,20 @@ def test_a_job_is_listed_with_all_that_its_state_rests_on() -> None:
                 **machines(gone=3, up=1),
             ),
             [
-                (
-                    "that it is stopped for good: the deadline of its termination passed with 1 of "
-                    "its machines still up"
-                ),
-                "that its machines are gone: 3 of 4 were gone at 2026-01-01T12:00:00.000000Z",
+                f"{IS_STOPPED} for good: {LATE} with 1 of its machines still up",
+                f"{GONE}: 3 of 4 were gone at 2026-01-01T12:00:00.000000Z",
             ],
         ),
         (
             history("job-1", *STOPPED).then(JobUnlisted(), 5, 35, 65),
             [
-                (
-                    "that it stayed stopped through the settle window: it was deleted before the "
-                    "window ended"
-                ),
+                f"{STAYED} through the settle window: it was deleted before the window ended",
                 NOT_CAPTURED,
             ],
         ),
         (
             history("job-1", read(JobState.SUCCEED), instances_submitted=10),
-            [
-                ALREADY_FINISHED,
-                NOT_READ,
-            ],
+            [ALREADY_FINISHED, NOT_READ],
         ),
         (
             history("job-1", read(JobState.SUCCEED, InstanceCounters()), instances_submitted=10),
@@ -189,13 +178,13 @@ def test_a_job_is_listed_with_all_that_its_state_rests_on() -> None:
         ),
         (
             history("job-1").then(JobUnlisted(), 0, 60, 120),
-            ["that it is stopped: the cloud does not know the job"],
+            [f"{IS_STOPPED}: the cloud does not know the job"],
         ),
         (
             history("job-1", *CALLED).then(JobUnlisted(), 5, 35, 65),
             [
                 (
-                    "that it is stopped: the cloud does not know the job; it was last observed at "
+                    f"{IS_STOPPED}: the cloud does not know the job; it was last observed at "
                     "2026-01-01T12:00:00.000000Z and has been deleted since"
                 )
             ],
@@ -204,11 +193,11 @@ def test_a_job_is_listed_with_all_that_its_state_rests_on() -> None:
             history("job-1").then(
                 ReadFailed(failure(CloudErrorKind.UNAUTHORIZED, "Unauthorized")), 0, 300, 600
             ),
-            ["that it is stopped: the cloud refused the request permanently (Unauthorized)"],
+            [f"{IS_STOPPED}: the cloud refused the request permanently (Unauthorized)"],
         ),
         (
             history("job-1", Withdrawn()),
-            ["that it is stopped: it was withdrawn before any TerminateJob request"],
+            [f"{IS_STOPPED}: it was withdrawn before any TerminateJob request"],
         ),
         (
             history(
@@ -216,33 +205,28 @@ def test_a_job_is_listed_with_all_that_its_state_rests_on() -> None:
             ),
             [
                 (
-                    "that it is stopped: the deadline of its termination passed with 4 of 10 "
-                    "instances live at the last count, at 2026-01-01T14:00:00.000000Z"
+                    f"{IS_STOPPED}: {LATE} with 4 of 10 instances live at the last count, at "
+                    "2026-01-01T14:00:00.000000Z"
                 )
             ],
         ),
         (
             history("job-1", batch_read(JobState.SUBMITTED)).then(UNREAD, 7200, 7230, 7260),
-            [
-                (
-                    "that it is stopped: the deadline of its termination passed, and its instances "
-                    "were never counted"
-                )
-            ],
+            [f"{IS_STOPPED}: {LATE}, and its instances were never counted"],
         ),
         (
             history("job-1", *STOPPED).then(UNREAD, 7200, 7230, 7260),
             [
                 (
-                    "that it stayed stopped: every instance was observed as stopped, but the job "
-                    "could not be read again after the settle window"
+                    f"{STAYED}: every instance was observed as stopped, but the job could not be "
+                    "read again after the settle window"
                 ),
                 NOT_CAPTURED,
             ],
         ),
         (
             history("job-1", *CALLED),
-            ["that it is stopped: its termination has not ended and is draining"],
+            [f"{IS_STOPPED}: its termination has not ended and is draining"],
         ),
     ],
 )

@@ -64,12 +64,7 @@ def test_every_pair_leads_where_it_should_or_nowhere(state: State, event: Event)
 
 def test_a_final_state_has_no_transitions() -> None:
     assert set(FINAL_STATES) == {
-        "verified",
-        "already_finished",
-        "not_found",
-        "refused",
-        "withdrawn",
-        "unverified",
+        *("verified", "already_finished", "not_found", "refused", "withdrawn", "unverified"),
     }
     assert set(LIVE_STATES) | set(FINAL_STATES) == set(State)
     assert set(SENT_STATES) == {"sending", "draining", "settling"}

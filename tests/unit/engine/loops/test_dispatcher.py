@@ -73,11 +73,7 @@ async def test_an_accepted_call_drains_and_keeps_its_request_id(world: Partition
         after.schedule.poll_kind,
         after.schedule.next_poll_at,
         after.schedule.terminate_after,
-    ) == (
-        PollKind.BATCH,
-        world.clock.later(2),
-        None,
-    )
+    ) == (PollKind.BATCH, world.clock.later(2), None)
     assert after.calls.acknowledged_at == world.clock.now()
 
 
@@ -121,20 +117,6 @@ async def test_a_permanent_refusal_is_kept_with_its_advice(world: PartitionWorld
 
 
 # --- which job, and when -------------------------------------------------------------------------
-
-
-async def test_first_in_line_is_called_first_then_the_order_of_submission(
-    world: PartitionWorld,
-) -> None:
-    first, second, third = job_ids(3)
-    await world.ready(first, second)
-    await world.ready(third, priority=True)
-    await world.know(first, terminate_after=world.clock.later(-1))
-    await world.know(second, terminate_after=world.clock.later(-2))
-    for _ in range(3):
-        await world.dispatch()
-        world.clock.advance(1)
-    assert world.called("TerminateJob") == [third, first, second]
 
 
 async def test_no_job_is_called_before_its_time(world: PartitionWorld) -> None:

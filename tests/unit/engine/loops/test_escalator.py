@@ -17,6 +17,7 @@ from tests.support.partition_world import AMPLE, JOB, QUOTAS, PartitionWorld, jo
 from tests.support.termination_fields import store_fields
 
 if TYPE_CHECKING:
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database.database import Database
 
 ACTION = "TerminateTaskInstance"
@@ -29,13 +30,31 @@ def world(database: Database) -> PartitionWorld:
     return PartitionWorld(database, quotas=AMPLE)
 
 
+async def until_level(
+    world: PartitionWorld, level: EscalationLevel, *, timeout_s: float = 120
+) -> Termination:
+    return await step_until(world, lambda t: t.escalation.level is level, timeout_s=timeout_s)
+
+
+async def outcomes(world: PartitionWorld, action: str) -> list[str | None]:
+    attempts = (await world.record(JOB)).attempts
+    return [attempt.outcome for attempt in attempts if attempt.action == action]
+
+
+async def start_attempt(world: PartitionWorld) -> None:
+    """Store the attempt on the next instance, as a process does that dies before its answer."""
+    for _ in range(2):
+        await world.capture()
+    straggler = await world.store.instances.next_escalation_target()
+    assert isinstance(straggler, Straggler)
+    await world.store.instances.open_attempt(straggler, world.clock.now())
+
+
 async def test_instances_that_stay_are_called_one_by_one_and_the_job_stops(
     world: PartitionWorld,
 ) -> None:
     await terminate_with_stragglers(world, JOB, instances=100, stuck=3)
-    escalated = await step_until(
-        world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120
-    )
+    escalated = await until_level(world, EscalationLevel.INSTANCES)
     assert (escalated.state, escalated.escalation.round) == (State.DRAINING, 1)
     assert world.calls(ACTION) == []
     done = await step_until(world, lambda t: t.state is State.VERIFIED, timeout_s=120)
@@ -56,9 +75,7 @@ async def test_nothing_is_escalated_while_the_drain_makes_progress(world: Partit
 async def test_a_few_of_many_stop_as_fast_as_the_quota_allows(database: Database) -> None:
     world = PartitionWorld(database, quotas=SLOW)
     await terminate_with_stragglers(world, JOB, instances=20_000, stuck=40)
-    escalated = await step_until(
-        world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120
-    )
+    escalated = await until_level(world, EscalationLevel.INSTANCES)
     assert escalated.escalation.started_at is not None
     await step_until(world, lambda t: t.state is State.SETTLING, timeout_s=60, step_s=0.25)
     first, *_, last = (call.at for call in world.calls(ACTION))
@@ -71,9 +88,7 @@ async def test_instances_that_ignore_all_calls_are_left_to_manual_action_and_nam
     world: PartitionWorld,
 ) -> None:
     await terminate_with_stragglers(world, JOB, instances=10, immortal=2)
-    left = await step_until(
-        world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=600
-    )
+    left = await until_level(world, EscalationLevel.MANUAL, timeout_s=600)
     assert left.escalation.round == EscalationPolicy().rounds_max
     assert len(world.calls(ACTION)) == 2 * left.escalation.round
     await step_until(
@@ -99,7 +114,7 @@ async def test_machines_of_instances_that_ignore_all_calls_are_ended_where_that_
     policy = EscalationPolicy(rounds_max=1, machines=True)
     world = PartitionWorld(database, quotas=AMPLE, escalation=policy)
     await terminate_with_stragglers(world, JOB, instances=10, immortal=2)
-    await step_until(world, lambda t: t.escalation.level is EscalationLevel.MACHINES, timeout_s=600)
+    await until_level(world, EscalationLevel.MACHINES, timeout_s=600)
     assert [len(world.calls(action)) for action in (ACTION, MACHINES)] == [2, 0]
     done = await step_until(world, lambda t: t.state is State.VERIFIED, timeout_s=600)
     assert done.escalation.level is EscalationLevel.MACHINES
@@ -133,33 +148,10 @@ async def test_a_level_without_a_permit_does_not_delay_the_other(database: Datab
     assert len(world.calls(MACHINES)) >= 2
 
 
-async def test_nodes_of_a_compute_environment_are_left_alone(database: Database) -> None:
-    policy = EscalationPolicy(rounds_max=1, machines=True)
-    world = PartitionWorld(database, quotas=AMPLE, escalation=policy)
-    await terminate_with_stragglers(world, JOB, instances=10, immortal=2, env_id="env-example1")
-    await step_until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=900)
-    assert world.calls(MACHINES) == []
-
-
-async def test_more_stragglers_than_the_limit_are_left_to_manual_action_at_once(
-    database: Database,
-) -> None:
-    world = PartitionWorld(database, quotas=AMPLE, escalation=EscalationPolicy(instances_max=4))
-    await terminate_with_stragglers(world, JOB, instances=10, stuck=5)
-    await step_until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=120)
-    assert world.calls(ACTION) == []
-
-
-async def test_a_job_that_stops_slowly_is_not_escalated(world: PartitionWorld) -> None:
-    await terminate_with_stragglers(world, JOB, instances=4, drain_s=1200.0)
-    await step_until(world, lambda t: t.state is State.SETTLING, timeout_s=1300, step_s=10)
-    assert world.calls(ACTION) == []
-
-
 async def test_no_rounds_means_no_calls(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE, escalation=EscalationPolicy(rounds_max=0))
     await terminate_with_stragglers(world, JOB, instances=10, stuck=1)
-    await step_until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=120)
+    await until_level(world, EscalationLevel.MANUAL)
     assert world.calls(ACTION) == []
 
 
@@ -170,29 +162,19 @@ async def test_a_call_that_was_throttled_is_made_again_in_the_same_round(
     await terminate_with_stragglers(world, JOB, instances=10, stuck=1)
     done = await step_until(world, lambda t: t.state is State.VERIFIED, timeout_s=240)
     assert done.escalation.round == 1
-    record = await world.record(JOB)
-    outcomes = [each.outcome for each in record.attempts if each.action == ACTION]
-    assert outcomes == ["throttled", "throttled", "accepted"]
+    assert await outcomes(world, ACTION) == ["throttled", "throttled", "accepted"]
 
 
 async def test_an_attempt_of_a_dead_process_is_closed_and_the_round_continues(
     world: PartitionWorld,
 ) -> None:
     await terminate_with_stragglers(world, JOB, instances=10, immortal=1)
-    await step_until(
-        world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120
-    )
-    for _ in range(2):
-        await world.capture()
-    straggler = await world.store.instances.next_escalation_target()
-    assert isinstance(straggler, Straggler)
-    await world.store.instances.open_attempt(straggler, world.clock.now())
+    await until_level(world, EscalationLevel.INSTANCES)
+    await start_attempt(world)
     world.start()
     world.clock.advance(1)
     await step_until(world, lambda t: t.escalation.round == 2, timeout_s=120)
-    record = await world.record(JOB)
-    first = next(each for each in record.attempts if each.action == ACTION)
-    assert first.outcome == "interrupted"
+    assert (await outcomes(world, ACTION))[0] == "interrupted"
 
 
 async def test_such_an_attempt_is_closed_too_where_the_job_has_stopped_by_then(
@@ -200,28 +182,19 @@ async def test_such_an_attempt_is_closed_too_where_the_job_has_stopped_by_then(
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
     await terminate_with_stragglers(world, JOB, instances=10, stuck=1)
-    await step_until(
-        world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120
-    )
-    for _ in range(2):
-        await world.capture()
-    straggler = await world.store.instances.next_escalation_target()
-    assert isinstance(straggler, Straggler)
-    await world.store.instances.open_attempt(straggler, world.clock.now())
+    await until_level(world, EscalationLevel.INSTANCES)
+    await start_attempt(world)
     await store_fields(database, await world.termination(JOB), state=State.SETTLING)
     world.start()
     await world.escalator.step()
-    record = await world.record(JOB)
-    assert [each.outcome for each in record.attempts] == ["accepted", "interrupted"]
+    assert await world.outcomes(JOB) == ["accepted", "interrupted"]
 
 
 async def test_so_is_one_whose_answer_could_not_be_written(
     world: PartitionWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await terminate_with_stragglers(world, JOB, instances=10, stuck=1)
-    await step_until(
-        world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120
-    )
+    await until_level(world, EscalationLevel.INSTANCES)
     for _ in range(2):
         await world.capture()
 
@@ -233,8 +206,7 @@ async def test_so_is_one_whose_answer_could_not_be_written(
         await world.escalate()
     world.clock.advance(1)
     await world.escalate()
-    record = await world.record(JOB)
-    assert [each.outcome for each in record.attempts] == ["accepted", "interrupted"]
+    assert await world.outcomes(JOB) == ["accepted", "interrupted"]
     assert (await world.termination(JOB)).escalation.finished_at is not None
 
 
@@ -244,13 +216,9 @@ async def test_a_call_that_is_forbidden_ends_its_round_and_is_logged_once(
     world = PartitionWorld(database, quotas=SLOW)
     await terminate_with_stragglers(world, JOB, instances=100, stuck=40)
     world.simulator.forbidden_actions = frozenset({ACTION})
-    left = await step_until(
-        world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=900
-    )
+    left = await until_level(world, EscalationLevel.MANUAL, timeout_s=900)
     assert left.escalation.round == 3
-    record = await world.record(JOB)
-    outcomes = [each.outcome for each in record.attempts if each.action == ACTION]
-    assert outcomes == 3 * ["unauthorized"]
+    assert await outcomes(world, ACTION) == 3 * ["unauthorized"]
     assert caplog.text.count("TerminateTaskInstance is refused") == 1
 
 
@@ -260,10 +228,8 @@ async def test_one_machine_that_may_not_be_ended_keeps_no_other_up(database: Dat
     world = PartitionWorld(database, quotas=AMPLE, escalation=policy)
     await terminate_with_stragglers(world, JOB, instances=10, immortal=2)
     world.simulator.forbidden_actions = frozenset({MACHINES})
-    await step_until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=900)
-    record = await world.record(JOB)
-    outcomes = [each.outcome for each in record.attempts if each.action == MACHINES]
-    assert outcomes == 2 * ["unauthorized"]
+    await until_level(world, EscalationLevel.MANUAL, timeout_s=900)
+    assert await outcomes(world, MACHINES) == 2 * ["unauthorized"]
 
 
 async def test_unreadable_instances_are_left_to_manual_action_without_a_call(
@@ -271,9 +237,7 @@ async def test_unreadable_instances_are_left_to_manual_action_without_a_call(
 ) -> None:
     await terminate_with_stragglers(world, JOB, instances=100, stuck=3)
     world.simulator.forbidden_actions = frozenset({"DescribeTask"})
-    left = await step_until(
-        world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=900
-    )
+    left = await until_level(world, EscalationLevel.MANUAL, timeout_s=900)
     assert left.escalation.round == 3
     assert world.calls(ACTION) == []
     assert caplog.text.count(f"the live instances of job {JOB} cannot be read: Unauthorized") == 3
@@ -341,3 +305,4 @@ async def test_instances_that_ignore_all_calls_are_left_to_manual_action_before_
     assert left.escalation.round == policy.rounds_max
     assert left.escalation.started_at is not None
     assert left.escalation.started_at.timestamp() - last_sent_at <= deadline_s * 2 / 3
+    assert world.calls(MACHINES) == []

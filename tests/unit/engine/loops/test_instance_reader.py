@@ -16,7 +16,7 @@ from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTimi
 from orchestrator.engine.loops.instance_reader import BACKOFF_BASE_S
 from orchestrator.simulator.traffic.fault_injection import read_faults
 from tests.support.loop_scenarios import store_terminable
-from tests.support.partition_world import AMPLE, JOB, QUOTAS, PartitionWorld, job_ids
+from tests.support.partition_world import AMPLE, JOB, PartitionWorld, job_ids
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -93,19 +93,6 @@ async def test_a_large_job_is_called_after_its_capture_where_that_is_configured(
     assert len(world.called(PAGE)) == 2 * 2
     assert (await known(world)).captured == 2500
     assert missed(await world.termination(JOB)) is None
-
-
-async def test_no_call_waits_for_a_capture_longer_than_it_may(world: PartitionWorld) -> None:
-    await store_terminable(world, JOB)
-    held = world.network.hold(SUBMIT_INFO)
-    await world.instance_reader.step()
-    world.clock.advance(POLICY.before_max_s - 1)
-    assert await world.dispatch() == 1.0
-    world.clock.advance(1)
-    await world.dispatch()
-    assert world.called("TerminateJob") == [JOB]
-    held.set()
-    await world.ended(world.instance_reader)
 
 
 async def test_a_job_without_capture_is_called_at_once(database: Database) -> None:
@@ -251,16 +238,6 @@ async def test_a_capture_continues_where_another_process_stopped(database: Datab
     assert len(world.called(SUBMIT_INFO)) == 1
     assert len(world.called(PAGE)) == 3
     assert len(await world.instances(JOB)) == 2500
-
-
-async def test_captures_are_made_in_the_order_of_the_calls(database: Database) -> None:
-    world = PartitionWorld(database, quotas=QUOTAS, capture=POLICY)
-    jobs = job_ids(5)
-    await store_terminable(world, *jobs)
-    while (await world.termination(jobs[-1])).captures.machines is None:
-        await world.capture()
-        world.clock.advance(0.5)
-    assert world.called(SUBMIT_INFO) == jobs
 
 
 async def test_a_stopped_job_shows_no_machines(world: PartitionWorld) -> None:

@@ -168,19 +168,6 @@ async def test_a_settling_job_joins_the_next_batch_poll_that_others_need(
     assert [call.job_ids for call in batch_polls(world)] == [(settling, draining)]
 
 
-async def test_a_settling_job_waits_for_other_jobs_no_longer_than_one_poll_interval(
-    world: PartitionWorld,
-) -> None:
-    world.cloud_runs(JOB, state="FAILED")
-    await due_in(world, 0, JOB, settle_until=world.clock.now(), **SETTLING)
-    assert await world.job_poller.step() == POLL.batch_max_s
-    world.clock.advance(POLL.batch_max_s)
-    assert await world.job_poller.step() == 0
-    assert sizes(world) == [1]
-    await world.probe()
-    assert (await world.termination(JOB)).state is State.VERIFIED
-
-
 @pytest.mark.parametrize(
     ("jobs", "calls", "wait_s"),
     [(JOBS_PER_CALL - 1, [], POLL.batch_max_s), (JOBS_PER_CALL, [JOBS_PER_CALL], 0.0)],
@@ -194,19 +181,6 @@ async def test_a_full_call_is_sent_without_waiting(
     await world.submit(*ids, next_poll_at=world.clock.now(), settle_until=until, **SETTLING)
     assert await world.job_poller.step() == wait_s
     assert sizes(world) == calls
-
-
-async def test_while_proofs_wait_for_their_quota_draining_jobs_are_not_polled(
-    world: PartitionWorld,
-) -> None:
-    world.cloud_runs(JOB)
-    await due_in(world, 0, JOB, **DRAINING)
-    world.partition.proofs_wait = True
-    assert await world.job_poller.step() == 2 * POLL.batch_max_s
-    assert batch_polls(world) == []
-    world.partition.proofs_wait = False
-    assert await world.job_poller.step() == 0
-    assert sizes(world) == [1]
 
 
 # --- results -------------------------------------------------------------------------------------
@@ -404,10 +378,7 @@ async def test_it_is_found_wherever_it_stands(database: Database, place: int) ->
 
 @pytest.mark.parametrize(
     ("fault", "asked"),
-    [
-        ("throttle", [20, 10, 10, 10, 5, 5, 2, 3]),
-        ("reset", [20, 10, 10, 5, 5, 2, 3]),
-    ],
+    [("throttle", [20, 10, 10, 10, 5, 5, 2, 3]), ("reset", [20, 10, 10, 5, 5, 2, 3])],
 )
 async def test_the_search_for_it_continues_after_a_call_that_fails(
     database: Database, fault: str, asked: list[int]
@@ -485,9 +456,7 @@ async def due_at(world: PartitionWorld) -> datetime | None:
     return (await world.termination(JOB)).schedule.next_poll_at
 
 
-async def test_failing_polls_wait_longer_each_time_and_lose_nothing(
-    database: Database,
-) -> None:
+async def test_failing_polls_wait_longer_each_time_and_lose_nothing(database: Database) -> None:
     faults = {"DescribeJobs": {"internal_error": {"first_n": 7}}}
     world = PartitionWorld(database, quotas=AMPLE, faults=faults)
     world.cloud_runs(JOB)
@@ -511,8 +480,7 @@ async def test_a_poll_that_works_ends_the_longer_waits(database: Database) -> No
     waits: list[float] = []
     for fault in ("http_500", "lost_answer", None, "reset"):
         world.simulator.faults.replace(
-            read_faults({"DescribeJobs": {fault: 1.0}} if fault else {}),
-            now=world.simulator.now(),
+            read_faults({"DescribeJobs": {fault: 1.0}} if fault else {}), now=world.simulator.now()
         )
         if not waits:
             await due_in(world, 0, JOB)
@@ -587,9 +555,7 @@ async def test_a_job_that_neither_action_can_read_shows_the_error_of_its_reads(
     assert (await world.termination(good)).job.state is JobState.RUNNING
 
 
-async def test_a_job_that_failed_alone_is_read_alone_until_that_works(
-    database: Database,
-) -> None:
+async def test_a_job_that_failed_alone_is_read_alone_until_that_works(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
     spoiler, *_ = jobs = job_ids(8)
     world.cloud_runs(*jobs)

@@ -134,9 +134,7 @@ async def test_more_than_a_steps_worth_is_read_once_each(database: Database) -> 
         assert (await world.termination(job_id)).state is State.SETTLING
 
 
-async def test_a_steps_worth_of_which_some_are_due_later_waits_for_them(
-    database: Database,
-) -> None:
+async def test_a_steps_worth_of_which_some_are_due_later_waits_for_them(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
     *due, later = job_ids(READS_PER_STEP)
     await store_finished(world, *due, seconds=-1)
@@ -148,9 +146,7 @@ async def test_a_steps_worth_of_which_some_are_due_later_waits_for_them(
 async def test_a_job_is_not_read_twice_at_the_same_time(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
     await store_finished(world, JOB)
-    held = world.network.hold("DescribeJob")
-    await world.job_prober.step()
-    await world.network.arrival("DescribeJob")
+    held = await world.probe_without_answer()
     world.clock.advance(60)
     assert math.isinf(await world.job_prober.step())
     held.set()
@@ -163,9 +159,7 @@ async def test_an_answer_that_is_awaited_keeps_no_other_job_from_being_read(
 ) -> None:
     slow, other = job_ids(2)
     await store_finished(world, slow, seconds=-1)
-    held = world.network.hold("DescribeJob")
-    await world.job_prober.step()
-    await world.network.arrival("DescribeJob")
+    held = await world.probe_without_answer()
     await store_finished(world, other, seconds=-1)
     await world.job_prober.step()
     await world.job_prober.wake.wait()
@@ -311,9 +305,7 @@ async def test_the_loops_are_woken_at_the_end_of_a_read_by_either_action(
 ) -> None:
     world = PartitionWorld(database, quotas=ONE_A_SECOND)
     await store_finished(world, *job_ids(2), seconds=-1, **COUNTED)
-    held = world.network.hold("DescribeTask")
-    await world.job_prober.step()
-    await world.network.arrival("DescribeTask")
+    held = await world.probe_without_answer("DescribeTask")
     await world.job_prober.wake.wait()
     assert world.woken() == {"single_polls", "batch_polls"}
     held.set()
@@ -539,9 +531,7 @@ async def test_a_count_that_is_awaited_keeps_no_other_job_from_being_counted(
     first, second = job_ids(2)
     await draining(world, first, second)
     world.watched.record("op_1")
-    held = world.network.hold("DescribeJob")
-    await world.job_prober.step()
-    await world.network.arrival("DescribeJob")
+    held = await world.probe_without_answer()
     await world.job_prober.step()
     await world.network.arrival("DescribeJob")
     assert world.called("DescribeJob") == [first, second]
@@ -738,9 +728,7 @@ async def test_first_reads_that_wait_for_their_quota_do_not_delay_the_batch_poll
 
 async def test_at_a_stop_the_reads_under_way_end_and_are_written(world: PartitionWorld) -> None:
     await store_finished(world, JOB)
-    held = world.network.hold("DescribeJob")
-    await world.job_prober.step()
-    await world.network.arrival("DescribeJob")
+    held = await world.probe_without_answer()
     held.set()
     assert await world.job_prober.calls.drain(10.0) is True
     assert (await world.termination(JOB)).state is State.SETTLING
@@ -750,9 +738,7 @@ async def test_a_read_that_is_cut_off_at_a_stop_is_made_by_the_next_process(
     world: PartitionWorld,
 ) -> None:
     await store_finished(world, JOB)
-    world.network.hold("DescribeJob")
-    await world.job_prober.step()
-    await world.network.arrival("DescribeJob")
+    await world.probe_without_answer()
     before = await world.termination(JOB)
     assert await world.job_prober.calls.drain(0.0) is False
     assert await world.termination(JOB) == before

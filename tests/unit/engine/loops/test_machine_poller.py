@@ -12,7 +12,6 @@ import pytest
 from orchestrator.cloud import error_codes
 from orchestrator.domain.decisions.capture_coverage import missed
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine import MachineStatus
 from orchestrator.domain.model.machine_capture import CapturePolicy
 from orchestrator.domain.pacing.quota import Rate
 from orchestrator.engine.loops.machine_poller import (
@@ -82,29 +81,25 @@ def explained(termination: Termination, world: PartitionWorld) -> str:
     return explain(termination, around).waiting_for
 
 
+async def stopped_and_polled(world: PartitionWorld, *ids: str) -> None:
+    await stopped(world, *ids)
+    await poll_machines(world)
+
+
+async def verified(world: PartitionWorld, *, evidence: int) -> Termination:
+    """Return the termination, which has ended as verified with this evidence."""
+    done = await ended(world)
+    assert (done.state, done.evidence) == (State.VERIFIED, evidence)
+    return done
+
+
 async def test_machines_that_are_gone_bring_the_highest_evidence(world: PartitionWorld) -> None:
     await terminate_captured(world, JOB)
     assert await counts(world) == (10, 10, 0)
-    await stopped(world, JOB)
-    await poll_machines(world)
+    await stopped_and_polled(world, JOB)
     assert await counts(world) == (10, 0, 10)
-    done = await ended(world)
-    assert (done.state, done.evidence) == (State.VERIFIED, 5)
+    done = await verified(world, evidence=5)
     assert "all 10 machines are gone" in explained(done, world)
-
-
-async def test_a_job_settles_only_once_its_machines_are_gone(world: PartitionWorld) -> None:
-    await terminate_captured(world, JOB, machine_linger_s=300.0)
-    await stopped(world, JOB)
-    await poll_machines(world)
-    assert await counts(world) == (10, 10, 0)
-    waiting = await ended(world)
-    assert (waiting.state, waiting.evidence) == (State.SETTLING, 3)
-    assert "10 of 10 machines to be gone (10 of them up)" in explained(waiting, world)
-    world.clock.advance(300)
-    await poll_machines(world)
-    done = await ended(world)
-    assert (done.state, done.evidence) == (State.VERIFIED, 5)
 
 
 async def settled_at(world: PartitionWorld) -> datetime:
@@ -126,8 +121,7 @@ async def test_machines_that_are_gone_are_read_again_at_the_end_of_the_settle_wi
     world: PartitionWorld,
 ) -> None:
     await terminate_captured(world, JOB, asked=SETTLES_LONG)
-    await stopped(world, JOB)
-    await poll_machines(world)
+    await stopped_and_polled(world, JOB)
     assert await counts(world) == (10, 0, 10)
     before = len(world.calls(DESCRIBE_INSTANCES))
     end = await settled_at(world)
@@ -172,28 +166,13 @@ async def test_a_machine_that_is_up_again_at_the_end_keeps_the_job_from_being_ve
     assert await counts(world) == (10, 0, 10)
 
 
-async def test_machines_that_stay_are_named_at_the_deadline(world: PartitionWorld) -> None:
-    await terminate_captured(world, JOB, machines_stay=2)
-    await stopped(world, JOB)
-    await poll_machines(world)
-    world.clock.advance(3600 + 60)
-    await poll_machines(world)
-    given_up = await ended(world)
-    assert (given_up.state, given_up.evidence) == (State.UNVERIFIED, 3)
-    assert "2 of 10 machines were still up" in explained(given_up, world)
-    up = await world.instances(JOB, machine=MachineStatus.UP)
-    assert len(up) == 2
-
-
 async def test_without_the_permission_no_more_is_claimed(database: Database) -> None:
     world = PartitionWorld(
         database, quotas=AMPLE, capture=POLICY, forbidden_actions=["DescribeInstances"]
     )
     await terminate_captured(world, JOB)
-    await stopped(world, JOB)
-    await poll_machines(world)
-    done = await ended(world)
-    assert (done.state, done.evidence) == (State.VERIFIED, 3)
+    await stopped_and_polled(world, JOB)
+    done = await verified(world, evidence=3)
     assert "are gone: reading them failed: UnauthorizedOperation" in explained(done, world)
 
 
@@ -201,57 +180,28 @@ async def test_without_an_endpoint_no_call_is_made(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE, capture=POLICY, cvm_endpoint=None)
     await terminate_captured(world, JOB)
     await stopped(world, JOB)
-    done = await ended(world)
-    assert (done.state, done.evidence) == (State.VERIFIED, 3)
+    done = await verified(world, evidence=3)
     assert world.calls(DESCRIBE_INSTANCES) == []
     assert "no endpoint of CVM" in explained(done, world)
-
-
-async def test_machines_that_were_never_shown_are_not_gone(world: PartitionWorld) -> None:
-    """They may belong to another account, or be invisible to this credential."""
-    await terminate_captured(world, JOB)
-    await world.execute("UPDATE terminations SET machines_listed = 0, machines_up = 0")
-    await world.execute("UPDATE instances SET machine = NULL, machine_observed_at = NULL")
-    await stopped(world, JOB)
-    await poll_machines(world)
-    done = await ended(world)
-    assert (done.state, done.evidence) == (State.VERIFIED, 3)
-    assert "DescribeInstances never listed any of them" in explained(done, world)
 
 
 async def test_a_machine_that_was_being_created_is_watched_longer(world: PartitionWorld) -> None:
     await terminate_captured(world, JOB, mix={"STARTING": 0.2})
     await world.execute("UPDATE instances SET machine = NULL WHERE state = 'STARTING'")
     await world.execute("UPDATE terminations SET machines_up = 8")
-    await stopped(world, JOB)
-    await poll_machines(world)
+    await stopped_and_polled(world, JOB)
     assert await counts(world) == (10, 0, 8)
     assert (await ended(world)).state is State.SETTLING
     world.clock.advance(POLICY.starting_watch_s)
     await poll_machines(world)
-    done = await ended(world)
-    assert (done.state, done.evidence) == (State.VERIFIED, 5)
+    await verified(world, evidence=5)
 
 
 async def test_a_machine_without_an_id_leaves_the_rest_unproven(world: PartitionWorld) -> None:
     await terminate_captured(world, JOB, mix={"STARTING": 0.2}, starting_without_machine=True)
-    await stopped(world, JOB)
-    await poll_machines(world)
-    done = await ended(world)
-    assert (done.state, done.evidence) == (State.VERIFIED, 3)
+    await stopped_and_polled(world, JOB)
+    done = await verified(world, evidence=3)
     assert missed(done) == "the machines of 2 of 10 instances were not shown"
-
-
-async def test_nodes_of_a_compute_environment_stay_billed(world: PartitionWorld) -> None:
-    await terminate_captured(world, JOB, env_id="env-example1")
-    await stopped(world, JOB)
-    await poll_machines(world)
-    done = await ended(world)
-    assert (done.state, done.evidence) == (State.VERIFIED, 3)
-    assert "work stopped; 10 nodes of env-example1 restart and stay billed" in explained(
-        done, world
-    )
-    assert world.calls(DESCRIBE_INSTANCES) == []
 
 
 # --- the calls -----------------------------------------------------------------------------------

@@ -17,11 +17,10 @@ from orchestrator.engine.paced_calls import BACKOFF_BASE_S
 from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 from orchestrator.store.partition.partition_store import PartitionStore
 from tests.support.clock import ManualClock
-from tests.support.loop_scenarios import ENDED, WATCHED, step_revival_watcher, verify
+from tests.support.loop_scenarios import step_revival_watcher, verify
 from tests.support.partition_world import (
     AMPLE,
     JOB,
-    OTHER_REGION,
     POLL,
     QUOTAS,
     PartitionWorld,
@@ -124,21 +123,6 @@ async def test_the_watch_ends_with_a_poll_at_its_end_even_if_late(world: Partiti
     await watched(world, 1000)
     assert len(polls(world)) == 3
     assert (await world.termination(JOB)).watch.checked_at is None
-
-
-async def test_without_a_request_nothing_is_watched(world: PartitionWorld) -> None:
-    await verify(world, JOB, asked={}, revive_after_s=10.0)
-    await watched(world, 600)
-    assert len(polls(world)) == 1
-
-
-async def test_an_already_finished_job_is_watched_as_well(world: PartitionWorld) -> None:
-    world.cloud_runs(JOB, **ENDED, revive_after_s=90.0)
-    await world.submit(JOB, asked=WATCHED)
-    await world.polled(1)
-    assert (await world.termination(JOB)).state is State.ALREADY_FINISHED
-    await watched(world, 130)
-    assert len(await revivals(world)) == 1
 
 
 async def test_another_process_watches_on(world: PartitionWorld) -> None:
@@ -281,15 +265,6 @@ async def test_a_hundred_are_read_by_one_call_once_a_minute(world: PartitionWorl
     assert sorted(job_id for call in made for job_id in call) == ids
     first_at, second_at = world.arrivals_s("DescribeJobs")[before:]
     assert second_at - first_at >= 1.0
-
-
-async def test_jobs_of_one_region_go_together(world: PartitionWorld) -> None:
-    here, there = job_ids(2)
-    await verify(world, here)
-    await verify(world, there, region=OTHER_REGION)
-    before = len(polls(world))
-    await watched(world, 70)
-    assert sorted(polls(world)[before:]) == [(here,), (there,)]
 
 
 async def test_a_bulk_is_polled_as_if_nothing_were_watched(database: Database) -> None:
@@ -453,48 +428,6 @@ async def test_a_job_that_makes_calls_fail_is_counted_and_ends_no_other_watch(
 KEPT: dict[str, Any] = {"revival_watch_s": 3600.0, "reterminate_for_s": 1800.0}
 
 
-async def run(world: PartitionWorld, seconds: float, *, step_s: float = 2.0) -> None:
-    """Advance the clock while all loops run."""
-    until = world.clock.passed_s + seconds
-    while world.clock.passed_s < until:
-        await step_revival_watcher(world)
-        await world.dispatch()
-        await world.probe()
-        world.clock.advance(step_s)
-
-
-async def test_a_revived_job_is_terminated_again_and_no_oftener_than_allowed(
-    database: Database,
-) -> None:
-    world = PartitionWorld(database, quotas=AMPLE)
-    world.partition.reterminate_max = 2
-    await verify(world, JOB, asked=KEPT, revive_after_s=100.0, revivals=9)
-    await run(world, 900)
-    records = await world.records.terminations(after=0, limit=10, job_id=JOB)
-    assert [r.termination.state for r in records] == [State.VERIFIED] * 3
-    *followed, last = [r.termination.watch.revival for r in records]
-    operations = {
-        o.id: o
-        for o in await world.records.operations(after=0, limit=10, finished=None, account=None)
-    }
-    assert len(operations) == 3
-    left_s = []
-    for revival, record in zip(followed, records[1:], strict=True):
-        assert revival is not None
-        assert record.operation_ids == (revival.reterminated_by,)
-        again = operations[record.operation_ids[0]]
-        assert (again.reterminates_for, again.requested_by) == ("op_1", "me")
-        assert again.reason == "terminated again for op_1: budget"
-        assert again.reterminate_for_s is not None
-        left_s.append(again.reterminate_for_s)
-        assert [attempt.outcome for attempt in record.attempts] == ["accepted"]
-    assert 1800 > left_s[0] > left_s[1] > 1400
-    assert last is not None
-    assert last.limit_reached
-    assert len(world.calls("TerminateJob")) == 2
-    assert world.simulator.truth()[0]["live"] == 10
-
-
 async def test_the_job_poller_is_woken_for_the_job_that_is_terminated_again(
     world: PartitionWorld,
 ) -> None:
@@ -504,31 +437,3 @@ async def test_the_job_poller_is_woken_for_the_job_that_is_terminated_again(
     world.woken()
     await world.revival_watcher.step()
     assert world.woken() == {"batch_polls"}
-
-
-async def test_nothing_is_terminated_again_after_that_time(database: Database) -> None:
-    world = PartitionWorld(database, quotas=AMPLE)
-    await verify(world, JOB, asked=KEPT | {"reterminate_for_s": 100.0}, revive_after_s=90.0)
-    await run(world, 300)
-    (revival,) = [
-        r.termination.watch.revival for r in await world.records.terminations(after=0, limit=9)
-    ]
-    assert revival is not None
-    assert (revival.reterminated_by, revival.limit_reached) == (None, False)
-    assert world.calls("TerminateJob") == []
-
-
-async def test_a_revived_job_that_was_submitted_again_is_joined(database: Database) -> None:
-    world = PartitionWorld(database, quotas=AMPLE)
-    await verify(world, JOB, asked=KEPT, revive_after_s=30.0)
-    world.clock.advance(58)
-    await world.records.create(
-        world.operation("op_theirs", JOB, requested_by="you"), ["trm_theirs"]
-    )
-    await run(world, 60, step_s=0.5)
-    records = await world.records.terminations(after=0, limit=10, job_id=JOB)
-    assert len(records) == 2
-    revival = records[0].termination.watch.revival
-    assert revival is not None
-    assert set(records[1].operation_ids) == {"op_theirs", revival.reterminated_by}
-    assert len(world.calls("TerminateJob")) == 1

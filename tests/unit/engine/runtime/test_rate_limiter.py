@@ -25,11 +25,7 @@ def clock() -> ManualClock:
 
 
 def limiter(
-    clock: ManualClock,
-    rate_per_s: int = 1,
-    *,
-    spread: bool = False,
-    lease_ends_s: float = math.inf,
+    clock: ManualClock, rate_per_s: int = 1, *, spread: bool = False, lease_ends_s: float = math.inf
 ) -> RateLimiter:
     quota = Quota(rate_per_s, now=clock.monotonic(), spread=spread)
     lease = Lease(FencingToken("main", 1), until=lease_ends_s)
@@ -247,14 +243,6 @@ async def test_another_failure_takes_no_permit_away(
     for _ in range(3):
         assert paced.wait_s() == 0.0
         paced.take()
-
-
-async def test_an_unused_permit_can_be_taken_at_once(clock: ManualClock) -> None:
-    paced = limiter(clock)
-    clock.advance(1)
-    paced.take()
-    paced.put_back()
-    assert paced.wait_s() == 0.0
 
 
 @pytest.mark.parametrize("fails", [None, *map(error, CloudErrorKind), LookupError("a bug")])

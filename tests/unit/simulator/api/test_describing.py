@@ -14,14 +14,8 @@ if TYPE_CHECKING:
 ID = "job-aaaaaaaa"
 OTHER = "job-bbbbbbbb"
 COUNTERS = {
-    "SubmittedCount",
-    "PendingCount",
-    "RunnableCount",
-    "StartingCount",
-    "RunningCount",
-    "SucceedCount",
-    "FailedInterruptedCount",
-    "FailedCount",
+    *("SubmittedCount", "PendingCount", "RunnableCount", "StartingCount", "RunningCount"),
+    *("SucceedCount", "FailedInterruptedCount", "FailedCount"),
 }
 
 
@@ -32,21 +26,9 @@ def many(count: int) -> list[JobSpec]:
 def test_describe_job_has_the_documented_fields():
     seen = cloud(job(tasks=2, tags={"team": "blue"})).call("DescribeJob", JobId=ID)
     assert set(seen) == {
-        "JobId",
-        "JobName",
-        "Zone",
-        "Priority",
-        "JobState",
-        "CreateTime",
-        "EndTime",
-        "TaskSet",
-        "DependenceSet",
-        "TaskMetrics",
-        "TaskInstanceMetrics",
-        "StateReason",
-        "Tags",
-        "NextAction",
-        "RequestId",
+        *("JobId", "JobName", "Zone", "Priority", "JobState", "CreateTime", "EndTime", "TaskSet"),
+        *("DependenceSet", "TaskMetrics", "TaskInstanceMetrics", "StateReason", "Tags"),
+        *("NextAction", "RequestId"),
     }
     assert set(seen["TaskInstanceMetrics"]) == set(seen["TaskMetrics"]) == COUNTERS
     assert seen["TaskMetrics"]["RunningCount"] == 2
@@ -62,15 +44,8 @@ def test_describe_job_has_the_documented_fields():
 def test_job_view_has_neither_instance_counters_nor_next_action():
     (view,) = cloud(job()).call("DescribeJobs", JobIds=[ID])["JobSet"]
     assert set(view) == {
-        "JobId",
-        "JobName",
-        "JobState",
-        "Priority",
-        "Placement",
-        "CreateTime",
-        "EndTime",
-        "TaskMetrics",
-        "Tags",
+        *("JobId", "JobName", "JobState", "Priority", "Placement", "CreateTime", "EndTime"),
+        *("TaskMetrics", "Tags"),
     }
     assert view["Placement"]["Zone"] == "ap-guangzhou-3"
 

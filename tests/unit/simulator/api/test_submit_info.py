@@ -13,13 +13,7 @@ def test_a_job_with_machines_of_its_own_has_a_compute_environment_inline():
     world = cloud(job(instances=7, tasks=2, priority=3, name="nightly", tags={"team": "blue"}))
     seen = world.call("DescribeJobSubmitInfo", JobId=ID)
     assert set(seen) == {
-        "JobId",
-        "JobName",
-        "JobDescription",
-        "Priority",
-        "Tasks",
-        "Dependences",
-        "Tags",
+        *("JobId", "JobName", "JobDescription", "Priority", "Tasks", "Dependences", "Tags"),
         "RequestId",
     }
     assert (seen["JobId"], seen["JobName"], seen["Priority"]) == (ID, "nightly", 3)
