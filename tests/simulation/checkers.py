@@ -147,8 +147,9 @@ class Checkers:
             if self._holders.setdefault(key, row["holder"]) != row["holder"]:
                 self.violated("epoch", f"{key} is held by {row['holder']} and another")
         for event in self.rows(
-            "SELECT e.id, e.type, e.from_state, e.to_state, e.why, e.evidence, t.job_id, t.region,"
-            " t.created_at FROM events e LEFT JOIN terminations t ON t.id = e.termination_id"
+            "SELECT e.id, e.termination_id, e.type, e.from_state, e.to_state, e.why, e.evidence,"
+            " t.job_id, t.region, t.created_at"
+            " FROM events e LEFT JOIN terminations t ON t.id = e.termination_id"
             " WHERE e.id > ? ORDER BY e.id",
             self._last_event,
         ):
@@ -192,12 +193,25 @@ class Checkers:
                 )
             case _:
                 true = False
+        if state is State.ALREADY_FINISHED and job is not None and job.terminations_acted:
+            true = true and self._was_called_by_another(event)
         if event["evidence"] >= evidence.MACHINES_GONE and job is not None:
             # A machine that is being destroyed counts as gone.
             up = [some for some in machines(job, now) if some.state != "TERMINATING"]
             true = true and (not up or job.revived_at is not None)
         if not true:
             self.violated("truth", f"{job_id} ends {state}: {event['why']}: {job and job.spec}")
+
+    def _was_called_by_another(self, event: sqlite3.Row) -> bool:
+        """Return whether another termination of the job sent TerminateJob."""
+        return bool(
+            self.rows(
+                "SELECT 1 FROM attempts JOIN terminations t ON t.id = termination_id"
+                " WHERE job_id = ? AND action = 'TerminateJob' AND termination_id <> ?",
+                event["job_id"],
+                event["termination_id"],
+            )
+        )
 
     def _note_reads(self, region: str, cloud: Simulator) -> None:
         for call in cloud.calls[self._read_calls[region] :]:
