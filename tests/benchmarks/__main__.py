@@ -20,4 +20,5 @@ def main() -> int:
     return 0 if all(figure.met for figure in figures) else 1
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())
