@@ -40,6 +40,7 @@ TIMES_AND_NUMBERS = {
         "forecast_p50_at",
         "forecast_p90_at",
         "forecast_stalled_since",
+        "revival_watch_from",
         "revival_checked_at",
         "set_aside_until",
         "settle_s",

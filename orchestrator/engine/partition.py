@@ -230,11 +230,13 @@ class Partition:
     def decide(self, termination: Termination, observation: Observation, at: datetime) -> Decision:
         """Return the decision on an observation, with the forecast updated.
 
-        A forecast only informs: one that fails is left out of the decision and logged. The history
-        of the drain is kept, since an escalation that is bound by the deadline relies on it.
+        A forecast that fails is left out of the decision and logged, with the history of the drain:
+        without it, an escalation that is bound by the deadline comes no earlier than any other.
         """
         decision = decide(termination, observation, at, self.policy())
-        after = replace(decision.after, drain=replace(decision.after.drain, forecast=None))
+        after = replace(
+            decision.after, drain=replace(decision.after.drain, history=None, forecast=None)
+        )
         with self._best_effort.leaving_out(f"a forecast of {self.name}"):
             past_durations = self._drain_statistics.durations(at)
             after = with_forecast(termination, decision.after, at, past_durations)

@@ -321,7 +321,7 @@ async def tried(work: Awaitable[T]) -> T | None:
 
 @asynccontextmanager
 async def process(world: CrashWorld, fate: Fate) -> AsyncIterator[Process]:
-    """Run a process as app.py builds it; ``fate`` decides how its commits end."""
+    """Run a process as daemon.py builds it; ``fate`` decides how its commits end."""
     clock = world.clock
 
     async def commit(connection: aiosqlite.Connection) -> None:

@@ -9,7 +9,8 @@ The claim that must never be wrong is "this job has stopped". It is built up as 
 ``evidence``):
 
 - 0: the request was accepted by this program. No effect on the job is known.
-- 1: the cloud acknowledged ``TerminateJob``. The call is asynchronous: instances still run.
+- 1: the cloud acknowledged ``TerminateJob``, or acts on it. The call is asynchronous: instances
+  still run.
 - 2: the job is SUCCEED or FAILED. This alone proves little: a job can read FAILED while other
   instances still drain, and FAILED is not absorbing, since anyone can call ``RetryJobs``.
 - 3: a count of the instances shows none live, and NextAction, if it was read, is not TERMINATING.

@@ -46,7 +46,7 @@ def on_read_failed(
     if error.kind is CloudErrorKind.JOB_NOT_FOUND:
         return on_missing(updated, DESCRIBE_JOB, now, policy)
     if denied and termination.state in BEFORE_EFFECT:
-        return _on_contradicted(updated, error, now, policy)
+        return _on_denied(updated, error, now, policy)
     late = overdue(termination, now) or _unread_too_long(termination, now)
     # CLOCK_SKEW concerns the clock of the signature, not the job: it must not end a termination.
     if late and error.kind is not CloudErrorKind.CLOCK_SKEW:
@@ -67,7 +67,7 @@ def on_read_failed(
     return Decision(after=after)
 
 
-def _on_contradicted(
+def _on_denied(
     termination: Termination, error: CloudError, now: datetime, policy: Policy
 ) -> Decision:
     """Decide on a read that the cloud denied before any TerminateJob."""

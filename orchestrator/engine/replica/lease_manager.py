@@ -167,7 +167,7 @@ class LeaseManager:
         for name, holder in snapshot.holders.items():
             if holder == self._replica and name not in mine | self.running.keys():
                 await self._store.release(FencingToken(name, snapshot.epochs[name]))
-        return min(policy.retry_s, snapshot.next_expiry_s)
+        return max(0.0, min(policy.retry_s, snapshot.next_expiry_s))
 
     async def _recorded_clock_step(self, snapshot: LeaseSnapshot, asked_at: float) -> bool:
         """Record a step of the database's clock for all replicas; return whether there was one.

@@ -110,11 +110,17 @@ async def seen(transaction: Transaction, now: datetime) -> None:
     )
 
 
-async def begin(transaction: Transaction, replica: str) -> None:
+async def lock(transaction: Transaction) -> None:
+    """Have other replicas that begin a sum wait until this transaction ends."""
+    await transaction.execute(select(_STEPS.c.id).with_for_update())
+
+
+async def begin(transaction: Transaction, replica: str, *, again: bool) -> None:
     """Begin a new sum when the first replica starts, after all times have followed the last one.
 
     If the clock shows less than at the last renewal, it has stepped back while no replica was live.
-    If it has advanced by more than the recorded steps back, these may have been undone.
+    If it has advanced by more than the recorded steps back, these may have been undone. ``again``:
+    this replica began it before, and the answer was lost; no replica was live before that either.
     """
     row = (await transaction.execute(select(_STEPS))).one()
     now = await transaction.clock()
@@ -133,8 +139,10 @@ async def begin(transaction: Transaction, replica: str) -> None:
         )
         await follow(transaction, name, steps_s)
     await transaction.execute(update(partitions).values(followed_s=0))
+    new_away_s = max(0, away_s - step_s) + (row.away_s if again else 0)
+    began_at = row.began_at if again and step_s == 0 else now
     await transaction.execute(
-        update(_STEPS).values(steps_s=0, began_at=now, away_s=max(0, away_s - step_s), seen_at=now)
+        update(_STEPS).values(steps_s=0, began_at=began_at, away_s=new_away_s, seen_at=now)
     )
 
 

@@ -67,13 +67,13 @@ class SqlLeaseStore:
     async def join(self, replica: str, names: Collection[str], lease_s: float) -> LeaseSnapshot:
         async def work(transaction: Transaction) -> LeaseSnapshot:
             now = await transaction.clock()
+            await clock_steps.lock(transaction)
             # An earlier attempt may have been committed though its answer was lost.
-            replaced = delete(replicas)
-            if self._database.dialect.shared:
-                replaced = replaced.where(replicas.c.id == replica)
-            await transaction.execute(replaced)
+            earlier = await transaction.execute(delete(replicas).where(replicas.c.id == replica))
+            if not self._database.dialect.shared:
+                await transaction.execute(delete(replicas))
             if not await transaction.scalar(select(func.count()).select_from(replicas)):
-                await clock_steps.begin(transaction, replica)
+                await clock_steps.begin(transaction, replica, again=earlier.rowcount > 0)
             await transaction.execute(
                 insert(replicas).values(
                     id=replica,
@@ -90,7 +90,9 @@ class SqlLeaseStore:
                     [{"name": name, "epoch": 0, "followed_s": steps_s} for name in sorted(unknown)],
                 )
             await transaction.notify("")
-            return await _snapshot(transaction, replica, now, lease_s)
+            # Leases that read as expired may do so after a step of the clock, which a live replica
+            # must be able to record: only a renewal declares others dead.
+            return await _snapshot(transaction, replica, now)
 
         return await self._database.write(work)
 
@@ -103,7 +105,7 @@ class SqlLeaseStore:
             if renewed.rowcount == 0:
                 return None
             await clock_steps.seen(transaction, now)
-            return await _snapshot(transaction, replica, now, lease_s)
+            return await _snapshot(transaction, replica, now, lease_s=lease_s)
 
         return await self._database.write(work)
 
@@ -186,20 +188,21 @@ class SqlLeaseStore:
 
 
 async def _snapshot(
-    transaction: Transaction, replica: str, now: datetime, lease_s: float
+    transaction: Transaction, replica: str, now: datetime, *, lease_s: float | None = None
 ) -> LeaseSnapshot:
-    """Read the leases after declaring dead the other replicas whose lease has expired."""
+    """Read the leases; given ``lease_s``, first declare dead the others whose lease has expired."""
     rows = (await transaction.execute(_PARTITIONS_AND_REPLICAS)).all()
     held = [row for row in rows if row.epoch is not None]
     live = {row.name: row for row in rows if row.epoch is None}
-    # A lease that ends later than this was written before the clock was put back.
-    latest = now + timedelta(seconds=2 * lease_s)
-    if not all(now < row.expires_at <= latest for row in live.values()):
-        ended = or_(replicas.c.expires_at <= now, replicas.c.expires_at > latest)
-        expired = replicas.c.id != replica, ended
-        dead = delete(replicas).where(*expired).returning(replicas.c.id)
-        for name in (await transaction.execute(dead)).scalars():
-            live.pop(name, None)
+    if lease_s is not None:
+        # A lease that ends later than this was written before the clock was put back.
+        latest = now + timedelta(seconds=2 * lease_s)
+        if not all(now < row.expires_at <= latest for row in live.values()):
+            ended = or_(replicas.c.expires_at <= now, replicas.c.expires_at > latest)
+            expired = replicas.c.id != replica, ended
+            dead = delete(replicas).where(*expired).returning(replicas.c.id)
+            for name in (await transaction.execute(dead)).scalars():
+                live.pop(name, None)
     others = [row.expires_at for name, row in live.items() if name != replica]
     return LeaseSnapshot(
         now=now,

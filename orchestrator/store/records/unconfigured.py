@@ -70,7 +70,7 @@ class StoredUnconfigured:
             if not unknown:
                 return []
             live = t.state.in_(LIVE_STATES)
-            ended_s = whole_seconds(literal(self._now(), UtcDateTime()), t.finished_at)
+            ended_s = whole_seconds(literal(self._now(), UtcDateTime()), t.revival_watch_from)
             watched = and_(t.revival_checked_at.is_not(None), ended_s < t.revival_watch_s)
             found = await connection.execute(
                 select(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,6 @@ from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.decisions.decision import apply_event
-from orchestrator.domain.decisions.escalation import Straggler
 from orchestrator.domain.decisions.revival import RevivalCheck
 from orchestrator.domain.errors import IdempotencyKeyReused, StoreUnavailable
 from orchestrator.domain.model.attempt import NewAttempt
@@ -94,18 +94,21 @@ async def call(store: PartitionStore, records: SqlRecords, number: int, job_id: 
     assert await store.start_attempt(ready, started, attempt) is not None
 
 
-def straggler(number: int, index: int = 0) -> Straggler:
-    return Straggler(
-        termination_id=f"trm_{number}_job-{number}",
-        region="ap-guangzhou",
-        job_id=f"job-{number}",
-        task="t",
-        instance_index=index,
+async def escalate(database: Database, number: int) -> None:
+    """Store that TerminateTaskInstance is about to be sent for an instance of the job."""
+    job_id = f"job-{number}"
+    called = partial(
+        milestones.called,
+        termination_id=f"trm_{number}_{job_id}",
+        job_id=job_id,
+        action="TerminateTaskInstance",
+        at=NOW,
     )
+    await database.write(called)
 
 
 async def test_the_first_call_of_an_operation_is_logged(
-    store: PartitionStore, records: SqlRecords, log: Log
+    store: PartitionStore, records: SqlRecords, database: Database, log: Log
 ) -> None:
     """Once for each operation, for any of its jobs, but not for the jobs of other operations."""
     await submit(records, 1, "job-1", "job-2")
@@ -125,11 +128,11 @@ async def test_the_first_call_of_an_operation_is_logged(
     assert [line[:23] for line in log.lines()] == [
         "operation op_5 accepted",
     ]
-    await store.instances.open_attempt(straggler(1), NOW)
+    await escalate(database, 1)
     assert log.lines() == ["operation op_5: first API call: TerminateTaskInstance for job-1"]
-    await store.instances.open_attempt(straggler(4), NOW)
+    await escalate(database, 4)
     assert log.lines() == ["operation op_4: first API call: TerminateTaskInstance for job-4"]
-    await store.instances.open_attempt(straggler(4, 1), NOW)
+    await escalate(database, 4)
     assert log.lines() == []
 
 

@@ -42,7 +42,7 @@ WATCH_S = 120.0
 
 
 def captured(*, stopped_at: datetime | None = NOW, **known: Any) -> CapturedMachine:
-    values: dict[str, Any] = {"starting": False, "sight": None} | known
+    values: dict[str, Any] = {"starting": False, "status": None} | known
     return CapturedMachine(
         termination_seq=1,
         region="ap-guangzhou",
@@ -62,30 +62,30 @@ RUNNING, SHUTDOWN = listed(MachineState.RUNNING), listed(MachineState.SHUTDOWN)
 
 
 @pytest.mark.parametrize(
-    ("machine", "seen", "sight"),
+    ("machine", "seen", "status"),
     [
         (captured(), RUNNING, MachineStatus.UP),
         (captured(), listed(None), MachineStatus.UP),
         (captured(), listed(MachineState.STOPPED), MachineStatus.UP),
         (captured(), SHUTDOWN, MachineStatus.TERMINATED),
         (captured(), None, MachineStatus.GONE),
-        (captured(sight=MachineStatus.UP), None, MachineStatus.GONE),
+        (captured(status=MachineStatus.UP), None, MachineStatus.GONE),
         (captured(stopped_at=None), RUNNING, MachineStatus.UP),
         (captured(stopped_at=None), SHUTDOWN, MachineStatus.UP),
         (captured(stopped_at=None), None, None),
-        (captured(stopped_at=None, sight=MachineStatus.UP), None, MachineStatus.UP),
+        (captured(stopped_at=None, status=MachineStatus.UP), None, MachineStatus.UP),
         (captured(starting=True), None, MachineStatus.MISSING),
-        (captured(starting=True, sight=MachineStatus.MISSING), None, MachineStatus.MISSING),
-        (captured(starting=True, sight=MachineStatus.UP), None, MachineStatus.GONE),
+        (captured(starting=True, status=MachineStatus.MISSING), None, MachineStatus.MISSING),
+        (captured(starting=True, status=MachineStatus.UP), None, MachineStatus.GONE),
         (captured(starting=True, stopped_at=later(1 - WATCH_S)), None, MachineStatus.MISSING),
         (captured(starting=True, stopped_at=later(-WATCH_S)), None, MachineStatus.GONE),
         (captured(starting=True), SHUTDOWN, MachineStatus.TERMINATED),
     ],
 )
 def test_what_a_read_shows(
-    machine: CapturedMachine, seen: MachineSeen | None, sight: MachineStatus | None
+    machine: CapturedMachine, seen: MachineSeen | None, status: MachineStatus | None
 ) -> None:
-    assert classify_machine(machine, seen, NOW, starting_watch_s=WATCH_S) is sight
+    assert classify_machine(machine, seen, NOW, starting_watch_s=WATCH_S) is status
 
 
 def test_only_machines_without_further_instances_are_terminating() -> None:

@@ -117,6 +117,35 @@ async def test_a_step_back_is_followed_even_if_it_comes_right_after_the_start(
     await cluster.check_sound(replica)
 
 
+async def test_a_join_whose_answer_was_lost_is_no_second_start(cluster: Cluster) -> None:
+    """Times that were stored before the start are right once the clock is."""
+    before = await with_times(cluster)
+    cluster.step_clock(EIGHT_HOURS_S)
+    replica = await cluster.replica("a", TWO)
+    replica.link.fail("join", "after")
+    with pytest.raises(StoreUnavailable):
+        await replica.step()
+    await replica.step()
+    cluster.step_clock(-EIGHT_HOURS_S)
+    for _ in range(3):
+        await replica.step()
+        await replica.settled()
+    assert await times(cluster) == before
+    await cluster.check_sound(replica)
+
+
+async def test_a_join_declares_no_other_replica_dead(cluster: Cluster) -> None:
+    """Its lease may read as expired after a step of the clock that it has yet to record."""
+    await (first := await cluster.replica("a", TWO)).step()
+    before = await with_times(cluster)
+    cluster.step_clock(EIGHT_HOURS_S)
+    late = await cluster.replica("b", TWO)
+    await late.step()
+    assert await first.step() == 0.0, "it records the step"
+    await first.step()
+    assert [*await times(cluster)] == [at + EIGHT_HOURS for at in before]
+
+
 async def test_replicas_note_a_step_once_and_all_follow_it(cluster: Cluster) -> None:
     replicas = [await cluster.replica(name, SIX) for name in "abc"]
     await cluster.play(5 * POLICY.retry_s)

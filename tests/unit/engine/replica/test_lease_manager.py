@@ -293,6 +293,7 @@ async def test_no_call_leaves_in_the_second_after_it_was_taken(cluster: Cluster)
         left_at.append(cluster.now_s)
 
     second.network.before_arrival = note
+    assert await second.step() == 0.0, "joined; a renewal declares the first one dead"
     await second.step()
     taken_at = cluster.now_s
     (loops,) = second.loops_of(PARTITION)

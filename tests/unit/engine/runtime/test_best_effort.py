@@ -11,7 +11,6 @@ from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine import partition
 from orchestrator.engine.drain_statistics import DrainStatistics
 from orchestrator.engine.runtime.best_effort import BestEffort
-from tests.support.loop_scenarios import step_until
 from tests.support.partition_world import AMPLE, JOB, PARTITION, PartitionWorld
 
 if TYPE_CHECKING:
@@ -50,21 +49,6 @@ async def test_a_decision_is_written_without_it(
     assert (found.state, found.schedule.set_aside) == (State.SETTLING, None)
     assert len([record for record in caplog.records if record.exc_info]) == 1
     assert f"{message} {PARTITION}" in caplog.text
-
-
-async def test_the_history_that_escalation_relies_on_is_kept(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = PartitionWorld(database, quotas=AMPLE)
-    world.cloud_runs(JOB, instances=100, drain_s=600.0)
-    await world.submit(JOB)
-    before = await step_until(world, lambda t: t.drain.history is not None, timeout_s=300)
-    monkeypatch.setattr(partition, "with_forecast", fails)
-    after = await step_until(
-        world, lambda t: t.drain.counted_at != before.drain.counted_at, timeout_s=300
-    )
-    assert (after.state, after.drain.forecast) == (State.DRAINING, None)
-    assert after.drain.history == before.drain.history
 
 
 def test_each_kind_of_failure_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
