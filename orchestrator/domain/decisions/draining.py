@@ -68,7 +68,7 @@ def _on_draining(
     revived = runs and was_finished and termination.evidence >= evidence.JOB_FINISHED
     revived = revived or _live_count_increased_since_call(termination, seen)
     if revived:
-        updated = replace(updated, evidence=min(updated.evidence, evidence.of_running(updated)))
+        updated = replace(updated, evidence=min(updated.evidence, evidence.ACKNOWLEDGED))
     ignored = updated.schedule.terminate_after is None and _ignores_termination(
         updated, seen, policy
     )

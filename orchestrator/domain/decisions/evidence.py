@@ -80,11 +80,6 @@ def machines_gone(termination: Termination) -> bool:
     )
 
 
-def of_running(termination: Termination) -> int:
-    """Return the level of a job that does not read finished: 1 if TerminateJob was acknowledged."""
-    return ACKNOWLEDGED if termination.calls.acknowledged_at is not None else 0
-
-
 def state_seen(termination: Termination, seen: JobSeen) -> JobState | None:
     """Return the job state after this read; a read without a state leaves the known one."""
     return seen.state or termination.job.state

@@ -68,8 +68,7 @@ def _on_contradicted(
     why: str,
 ) -> Decision:
     """Return the job to draining, or give up after its deadline: a read contradicts the proof."""
-    finished = updated.job.finished
-    proven = evidence.JOB_FINISHED if finished else evidence.of_running(updated)
+    proven = evidence.JOB_FINISHED if updated.job.finished else evidence.ACKNOWLEDGED
     unproven = replace(updated, evidence=proven)
     if termination.schedule.give_up_at is not None and now >= termination.schedule.give_up_at:
         # Without this, a job alternating between the two states would never end.
@@ -96,7 +95,7 @@ def _on_contradicted(
 def _on_revived(termination: Termination, now: datetime, policy: Policy) -> Decision:
     revived = replace(
         termination,
-        evidence=evidence.of_running(termination),
+        evidence=evidence.ACKNOWLEDGED,
         schedule=replace(termination.schedule, settle_until=None, confirm_from=None),
     )
     decision = apply_event(

@@ -429,13 +429,10 @@ def test_the_state_alone_does_not_settle() -> None:
     ) == (None, PollKind.SINGLE, later(31))
 
 
-@pytest.mark.parametrize("acknowledged_at", [None, NOW])
-def test_a_revived_job_is_called_again(acknowledged_at: datetime | None) -> None:
-    """What is left of the evidence is the acknowledgement, if there was one."""
-    before = with_fields(settling(), acknowledged_at=acknowledged_at)
-    revived = decide(before, batch_read(RUNNING), NOW, POLICY).after
+def test_a_revived_job_is_called_again() -> None:
+    revived = decide(settling(), batch_read(RUNNING), NOW, POLICY).after
     assert revived.schedule.terminate_after == NOW
-    assert revived.evidence == (0 if acknowledged_at is None else 1)
+    assert revived.evidence == 1
     draining = termination(State.DRAINING, job_state=FAILED, evidence=2)
     assert decide(draining, batch_read(RUNNING), NOW, POLICY).after.schedule.terminate_after == NOW
 

@@ -244,7 +244,6 @@ def test_evidence_of_a_finished_job_is_kept_only_while_it_reads_finished(
         instances=STOPPED,
         settle_until=later(30),
         evidence=3,
-        acknowledged_at=NOW,
     )
     denied = decide(before, read(state, LIVE), later(5), POLICY)
     assert (denied.event, denied.after.evidence) == (Event.SEEN_LIVE_AGAIN, left)
