@@ -58,6 +58,16 @@ class PollFilter:
     in_turn: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedPoll:
+    """The next poll of a job, and what decides when it is made and with which others."""
+
+    termination_id: str
+    region: str
+    state: State
+    next_poll_at: datetime
+
+
 class OnSubmitted(StrEnum):
     """Handling of a job that is SUBMITTED, a state in which the cloud forbids TerminateJob."""
 

@@ -75,6 +75,9 @@ class InstanceReader:
         partition = self._partition
         if (paused_s := self.calls.pause_s()) > 0:
             return paused_s
+        blocked_s = [self._submit_info_limiter.wait_s(), self._task_limiter.wait_s()]
+        if min(blocked_s) > 0:
+            return min(blocked_s)
         # A read that ends during the query is still in the rows as it was before.
         under_way = set(self.calls.under_way)
         limit, now = len(under_way) + CONCURRENCY_MAX, partition.clock.now()

@@ -18,7 +18,7 @@ from orchestrator.engine.runtime.loop import LoopKind
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator.domain.model.termination import Termination
+    from orchestrator.domain.model.termination import PlannedPoll, Termination
     from orchestrator.engine.partition import Partition
 
 SUSPECTED_S = 60.0
@@ -55,40 +55,44 @@ class JobPoller:
         if (wait_s := self._calls.wait_s()) > 0:
             return wait_s
         next_s = math.inf
-        rows_of = await partition.store.next_polls(partition.clock.now(), JOBS_PER_CALL, *KINDS)
-        if len(rows_of[NOT_YET_CALLED]) < JOBS_PER_CALL:
-            rows_of[FIRST_POLLS] = []
+        planned = await partition.store.planned_polls(partition.clock.now(), JOBS_PER_CALL, *KINDS)
+        if len(planned[NOT_YET_CALLED]) < JOBS_PER_CALL:
+            planned[FIRST_POLLS] = []
         for turn in list(self._turns):
-            rows, due_s = self._due(rows_of[turn]) if turn else self._next_suspects()
-            if rows and due_s <= 0:
+            if turn is None:
+                rows = self._suspects.next_group()
+            elif (due_s := self._due_s(planned[turn])) <= 0:
+                rows = await self._together(planned[turn], turn)
+                next_s = 0.0
+            else:
+                rows, next_s = (), min(next_s, due_s)
+            if rows:
                 self._turns.remove(turn)
                 self._turns.append(turn)
                 return await self._poll(rows, turn)
-            next_s = min(next_s, due_s)
         partition.batch_poll_due_at += next_s
         return next_s
 
-    def _next_suspects(self) -> tuple[Sequence[Termination], float]:
-        rows = self._suspects.next_group()
-        return rows, 0.0 if rows else math.inf
-
-    def _due(self, rows: Sequence[Termination]) -> tuple[Sequence[Termination], float]:
-        """Return the jobs to poll together, and in how many seconds."""
-        partition, now = self._partition, self._partition.clock.now()
-        if not rows:
-            return (), math.inf
+    def _due_s(self, polls: Sequence[PlannedPoll]) -> float:
+        """Return the seconds until the first of these polls is to be made."""
+        if not polls:
+            return math.inf
         due_at = batch_due_at(
-            partition.poll,
-            [(row.state, row.schedule.next_poll_at) for row in rows if row.schedule.next_poll_at],
-            full=len(rows) == JOBS_PER_CALL,
-            proofs_wait=partition.proofs_wait,
+            self._partition.poll,
+            [(poll.state, poll.next_poll_at) for poll in polls],
+            full=len(polls) == JOBS_PER_CALL,
+            proofs_wait=self._partition.proofs_wait,
         )
-        together = [
-            row
-            for row in self._suspects.leave_out(rows)
-            if row.region == rows[0].region and not row.request.begins_after(now)
-        ]
-        return together, (due_at - now).total_seconds()
+        return (due_at - self._partition.clock.now()).total_seconds()
+
+    async def _together(
+        self, polls: Sequence[PlannedPoll], kind: PollFilter
+    ) -> Sequence[Termination]:
+        """Return the jobs to read with one call, which is for one region."""
+        partition = self._partition
+        ids = [poll.termination_id for poll in polls if poll.region == polls[0].region]
+        rows = await partition.store.planned(self._suspects.leave_out(ids), kind)
+        return [row for row in rows if not row.request.begins_after(partition.clock.now())]
 
     async def _poll(self, rows: Sequence[Termination], turn: PollFilter | None) -> float:
         partition = self._partition

@@ -111,13 +111,13 @@ class SuspectJobs:
         """Return the jobs to be called next by themselves."""
         return self._groups[0] if self._groups else ()
 
-    def leave_out(self, rows: Sequence[Termination]) -> Sequence[Termination]:
-        """Return those of these jobs that may share a call; the first alone if it is faulty."""
+    def leave_out(self, ids: Sequence[str]) -> Sequence[str]:
+        """Return the terminations whose jobs may share a call; the first alone if it is faulty."""
         suspects = {row.id for group in self._groups for row in group}
-        if rows[0].id in self._faulty and rows[0].id not in suspects:
-            return rows[:1]
+        if ids[0] in self._faulty and ids[0] not in suspects:
+            return ids[:1]
         suspects.update(self._faulty)
-        return [row for row in rows if row.id not in suspects]
+        return [id_ for id_ in ids if id_ not in suspects]
 
     def worked(self, rows: Sequence[Termination], kind: Hashable) -> None:
         """Record that a call for these jobs worked."""

@@ -56,7 +56,9 @@ async def decoded(
     """Decode each row of an ordered statement by ``decode``, or mark it as Unreadable."""
     rows: Sequence[Row | Unreadable]
     try:
-        rows = (await connection.execute(statement, parameters)).mappings().all()
+        result = await connection.execute(statement, parameters)
+        names = tuple(result.keys())
+        rows = [dict(zip(names, row, strict=True)) for row in result]
     except UNREADABLE:
         whole = statement.subquery()
         count = await connection.scalar(select(func.count()).select_from(whole), parameters)

@@ -14,7 +14,7 @@ from orchestrator.domain.regions import REGION, zone_refused
 from orchestrator.store.schema import UtcDateTime, terminations
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from sqlalchemy import Column
 
@@ -111,9 +111,11 @@ _ANY: Final = frozenset({bool, int, str})
 """Types of which every value is valid."""
 
 
-def faults(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield each column of a termination's row that is wrong, with what is wrong with it."""
-    for name, nullable, kind in _COLUMNS:
+def faults(
+    row: Mapping[str, Any], columns: Iterable[Column[Any]] = tuple(terminations.columns)
+) -> Iterator[tuple[str, str]]:
+    """Yield each of these columns of a termination's row that is wrong, with what is wrong."""
+    for name, nullable, kind in map(_SHAPES.__getitem__, columns):
         value = row[name]
         if value is None:
             if not nullable:
@@ -171,4 +173,6 @@ def _kind(column: Column[Any]) -> type:
             return str
 
 
-_COLUMNS: Final = [(column.name, column.nullable, _kind(column)) for column in terminations.columns]
+_SHAPES: Final = {
+    column: (column.name, column.nullable, _kind(column)) for column in terminations.columns
+}

@@ -23,6 +23,7 @@ from orchestrator.domain.model.termination import (
     EscalationLevel,
     JobStatus,
     OnSubmitted,
+    PlannedPoll,
     PollKind,
     Revival,
     RevivalWatch,
@@ -37,7 +38,7 @@ from orchestrator.store.mapping.row_shapes import faults
 from orchestrator.store.schema import terminations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from sqlalchemy import Select
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -90,6 +91,13 @@ instances and machines and terminate the remaining ones.
 A deadline is stored as the time it counts from. Its length belongs to the request, and another
 request may extend it at any time, also while a decision is being made without knowing that.
 """
+PLANNED_POLL: Final = (
+    terminations.c.id,
+    terminations.c.region,
+    terminations.c.state,
+    terminations.c.next_poll_at,
+)
+"""The columns of a planned poll."""
 SET_BY_COUNT: Final = (
     "instances",
     "instances_total",
@@ -139,9 +147,24 @@ def to_row(termination: Termination) -> dict[str, Any]:
 
 def from_row(row: Mapping[str, Any]) -> Termination:
     """Decode a row; raises ValueError, with the faulty columns, if it cannot be decoded."""
-    if wrong := [f"{name}: {why}" for name, why in faults(row)]:
-        raise ValueError("; ".join(wrong))
+    _raise_faults(faults(row))
     return _termination({name: read(row) for name, read in _READERS.items()})
+
+
+def planned_poll_from_row(row: Mapping[str, Any]) -> PlannedPoll:
+    """Decode a row of PLANNED_POLL; raises ValueError as :func:`from_row` does."""
+    _raise_faults(faults(row, PLANNED_POLL))
+    return PlannedPoll(
+        termination_id=row["id"],
+        region=row["region"],
+        state=State(row["state"]),
+        next_poll_at=row["next_poll_at"],
+    )
+
+
+def _raise_faults(found: Iterable[tuple[str, str]]) -> None:
+    if wrong := [f"{name}: {why}" for name, why in found]:
+        raise ValueError("; ".join(wrong))
 
 
 def _termination(values: Mapping[str, Any]) -> Termination:

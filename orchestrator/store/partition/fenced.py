@@ -20,7 +20,7 @@ from orchestrator.store.schema import terminations
 from orchestrator.store.terminations import set_aside
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, CompoundSelect, Select
@@ -115,16 +115,25 @@ class Fenced:
     async def _fetch(self, statement: Select[Any], **parameters: object) -> list[Termination]:
         return await self._readable(statement, from_row, parameters)
 
+    async def _fetch_these(
+        self, statement: Select[Any], termination_ids: Sequence[str]
+    ) -> list[Termination]:
+        """Fetch those of these terminations that the statement selects, in the given order."""
+        found = await self._fetch(statement, ids=termination_ids)
+        return sorted(found, key=lambda each: termination_ids.index(each.id))
+
     async def _fetch_each(
-        self, statement: CompoundSelect[Any], count: int, **parameters: object
-    ) -> list[list[Termination]]:
+        self,
+        statement: CompoundSelect[Any],
+        count: int,
+        decode: Callable[[Mapping[str, Any]], T],
+        **parameters: object,
+    ) -> list[list[T]]:
         """Fetch the rows of each of the ``count`` statements of a :func:`tagged_union`."""
-        rows = await self._readable(
-            statement, lambda row: (row["place"], from_row(row)), parameters
-        )
-        found: list[list[Termination]] = [[] for _ in range(count)]
-        for place, termination in rows:
-            found[place].append(termination)
+        rows = await self._readable(statement, lambda row: (row["place"], decode(row)), parameters)
+        found: list[list[T]] = [[] for _ in range(count)]
+        for place, value in rows:
+            found[place].append(value)
         return found
 
     async def _readable(

@@ -10,6 +10,7 @@ from sqlalchemy import or_, select, update
 
 from orchestrator.domain.decisions.escalation import ROUND_ACTIONS
 from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.store.mapping.termination_rows import from_row
 from orchestrator.store.partition import machine_captures, stragglers
 from orchestrator.store.partition.fenced import CUTOFF, IN_PARTITION, LIMIT, Fenced, tagged_union
 from orchestrator.store.schema import terminations
@@ -50,7 +51,7 @@ class SqlInstanceStore(Fenced):
         self, now: datetime, limit: int
     ) -> tuple[list[Termination], list[Termination]]:
         to_capture, to_read = await self._fetch_each(
-            _TO_CAPTURE_OR_RESCAN, 2, before=now, limit=limit
+            _TO_CAPTURE_OR_RESCAN, 2, from_row, before=now, limit=limit
         )
         return to_capture, to_read
 

@@ -13,7 +13,7 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import CapturedMachine, MachineStatus
 from orchestrator.store.mapping.decoding import Unreadable, decoded
 from orchestrator.store.mapping.termination_rows import capture_to_row
-from orchestrator.store.partition.fenced import IN_PARTITION, tagged_union
+from orchestrator.store.partition.fenced import IN_PARTITION
 from orchestrator.store.schema import MACHINE_GONE, MACHINE_LEFT, instances, terminations
 
 if TYPE_CHECKING:
@@ -154,13 +154,15 @@ async def _count_nodes(transaction: Transaction, seq: int) -> int:
 
 
 _STARTING = instances.c.state == JobState.STARTING
+# The columns of a captured machine.
+_MACHINE = [instances.c[name] for name in (*_KEY, "state", "machine")]
 
 
 def _select_machines(
     which: TextClause, *conditions: ColumnElement[bool], first: ColumnElement[Any]
 ) -> Select[Any]:
     return (
-        select(instances, terminations.c.region, terminations.c.settle_from)
+        select(*_MACHINE, terminations.c.region, terminations.c.settle_from)
         .join(terminations, terminations.c.seq == instances.c.termination_seq)
         .where(
             IN_PARTITION,
@@ -178,7 +180,7 @@ _JOB_IS_STOPPED = terminations.c.state == State.SETTLING
 _OBSERVED_AT = instances.c.machine_observed_at
 _SEEN_BEFORE: BindParameter[datetime] = bindparam("seen_before", type_=_OBSERVED_AT.type)
 _NOW: BindParameter[datetime] = bindparam("now", type_=_OBSERVED_AT.type)
-_MACHINES_DUE = tagged_union(
+_MACHINES_DUE = (
     # Of jobs with machines none of which was looked up yet.
     _select_machines(
         MACHINE_LEFT,
@@ -226,14 +228,17 @@ async def machines_due(
     cannot be decoded, with the reason.
     """
     parameters = {"now": now, "seen_before": seen_before, "limit": limit, "without": list(without)}
-    rows = await decoded(connection, _MACHINES_DUE, _machine, {**in_partition, **parameters})
-    machines = [row for row in rows if not isinstance(row, Unreadable)]
-    found = {tuple(getattr(machine, name) for name in _KEY): machine for machine in machines}
+    found, unreadable = dict[tuple[object, ...], CapturedMachine](), dict[int, str]()
+    for statement in _MACHINES_DUE:
+        if len(found) >= limit:
+            break
+        for row in await decoded(connection, statement, _machine, {**in_partition, **parameters}):
+            if isinstance(row, Unreadable):
+                unreadable[row.row["termination_seq"]] = row.why
+            else:
+                found[tuple(getattr(row, name) for name in _KEY)] = row
     due = list(found.values())[:limit]
-    return (
-        [machine for machine in due if machine.region == due[0].region],
-        {row.row["termination_seq"]: row.why for row in rows if isinstance(row, Unreadable)},
-    )
+    return [machine for machine in due if machine.region == due[0].region], unreadable
 
 
 def _machine(row: Mapping[str, Any]) -> CapturedMachine:
@@ -321,19 +326,28 @@ async def machines_seen(
     by_termination = defaultdict(list)
     for machine, status in seen:
         by_termination[machine.termination_seq].append((machine, status))
-    for seq, its in sorted(by_termination.items()):
-        up = sum(
-            (status is MachineStatus.UP) - (machine.status is MachineStatus.UP)
-            for machine, status in its
-        )
-        gone = sum(_is_gone(status) - _is_gone(machine.status) for machine, status in its)
-        listed = any(status in (MachineStatus.UP, MachineStatus.TERMINATED) for _, status in its)
-        await transaction.execute(
-            _ADD_TO_COUNTS, {"this_seq": seq, "up": up, "gone": gone, "listed": listed, "at": at}
-        )
-    seqs = list(by_termination)
+    seqs = sorted(by_termination)
+    await transaction.execute(
+        _ADD_TO_COUNTS, [_counts(seq, by_termination[seq], at) for seq in seqs]
+    )
     await transaction.execute(_SET_ALL_OBSERVED_AT, {"seqs": seqs})
     await transaction.execute(_POLL_JOB_NOW, {"seqs": seqs, "at": at})
+
+
+def _counts(
+    seq: int, its: Sequence[tuple[CapturedMachine, MachineStatus | None]], at: datetime
+) -> dict[str, Any]:
+    """Return what the observed states of its machines add to the counts of a termination."""
+    return {
+        "this_seq": seq,
+        "up": sum(
+            (status is MachineStatus.UP) - (machine.status is MachineStatus.UP)
+            for machine, status in its
+        ),
+        "gone": sum(_is_gone(status) - _is_gone(machine.status) for machine, status in its),
+        "listed": any(status in (MachineStatus.UP, MachineStatus.TERMINATED) for _, status in its),
+        "at": at,
+    }
 
 
 def _is_gone(status: MachineStatus | None) -> bool:

@@ -24,6 +24,11 @@ from orchestrator.domain.model.attempt import TERMINATE_JOB
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import PollKind
 from orchestrator.store.mapping.decoding import legible
+from orchestrator.store.mapping.termination_rows import (
+    PLANNED_POLL,
+    from_row,
+    planned_poll_from_row,
+)
 from orchestrator.store.partition import revivals
 from orchestrator.store.partition.fenced import CUTOFF, IN_PARTITION, LIMIT, Fenced, tagged_union
 from orchestrator.store.partition.instance_store import SqlInstanceStore
@@ -49,7 +54,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.leasing.leases import FencingToken
     from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
     from orchestrator.domain.model.error_detail import ErrorDetail
-    from orchestrator.domain.model.termination import PollFilter, Termination
+    from orchestrator.domain.model.termination import PlannedPoll, PollFilter, Termination
     from orchestrator.store.database.database import Database
     from orchestrator.store.database.transaction import Transaction
 
@@ -65,19 +70,35 @@ _POLLED_BEFORE = {
 
 
 @cache
-def _polls_of_kinds(*kinds: PollFilter) -> CompoundSelect[Any]:
-    return tagged_union(*(_polls_of_kind(kind) for kind in kinds))
+def _next_polls(*kinds: PollFilter) -> CompoundSelect[Any]:
+    return tagged_union(*(_soonest(select(terminations), kind) for kind in kinds))
 
 
-def _polls_of_kind(kind: PollFilter) -> Select[Any]:
+@cache
+def _planned_polls(*kinds: PollFilter) -> CompoundSelect[Any]:
+    return tagged_union(*(_soonest(select(*PLANNED_POLL), kind) for kind in kinds))
+
+
+@cache
+def _planned(kind: PollFilter) -> Select[Any]:
+    these = terminations.c.id.in_(bindparam("ids", expanding=True))
+    return _selected(select(terminations), kind).where(these).order_by(terminations.c.seq)
+
+
+def _selected(rows: Select[Any], kind: PollFilter) -> Select[Any]:
     t = terminations.c
-    rows = select(terminations).where(
+    return rows.where(
         IN_PARTITION,
         t.poll_kind == kind.poll_kind,
         t.next_poll_at.is_not(None),
         t.state.in_(kind.states),
         _POLLED_BEFORE[kind.seen],
     )
+
+
+def _soonest(rows: Select[Any], kind: PollFilter) -> Select[Any]:
+    t = terminations.c
+    rows = _selected(rows, kind)
     if kind.in_turn:
         # Written so that SQLite does not use an index on next_poll_at and then sort all due rows.
         due = case((t.next_poll_at <= CUTOFF, 1), else_=0) == 1
@@ -191,8 +212,21 @@ class PartitionStore(Fenced):
     async def next_polls(
         self, now: datetime, limit: int, *kinds: PollFilter
     ) -> dict[PollFilter, list[Termination]]:
-        found = await self._fetch_each(_polls_of_kinds(*kinds), len(kinds), before=now, limit=limit)
+        found = await self._fetch_each(
+            _next_polls(*kinds), len(kinds), from_row, before=now, limit=limit
+        )
         return dict(zip(kinds, found, strict=True))
+
+    async def planned_polls(
+        self, now: datetime, limit: int, *kinds: PollFilter
+    ) -> dict[PollFilter, list[PlannedPoll]]:
+        found = await self._fetch_each(
+            _planned_polls(*kinds), len(kinds), planned_poll_from_row, before=now, limit=limit
+        )
+        return dict(zip(kinds, found, strict=True))
+
+    async def planned(self, termination_ids: Sequence[str], kind: PollFilter) -> list[Termination]:
+        return await self._fetch_these(_planned(kind), termination_ids)
 
     async def ready_to_terminate(
         self, now: datetime, limit: int, *, capture_wait_s: float
@@ -233,8 +267,7 @@ class PartitionStore(Fenced):
         return await self._fetch(_WITH_OPEN_ATTEMPTS)
 
     async def draining(self, termination_ids: Sequence[str]) -> list[Termination]:
-        found = await self._fetch(_DRAINING_BY_ID, ids=termination_ids)
-        return sorted(found, key=lambda each: termination_ids.index(each.id))
+        return await self._fetch_these(_DRAINING_BY_ID, termination_ids)
 
     async def with_stale_counters(
         self, before: datetime, operation_ids: Sequence[str] | None, limit: int
@@ -243,7 +276,7 @@ class PartitionStore(Fenced):
         if operation_ids is not None:
             statement, parameters = _STALE_COUNTERS_OF_OPERATIONS, {"operation_ids": operation_ids}
         never, long_ago = await self._fetch_each(
-            statement, 2, before=before, limit=limit, **parameters
+            statement, 2, from_row, before=before, limit=limit, **parameters
         )
         return [*never, *long_ago][:limit]
 

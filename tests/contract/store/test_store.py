@@ -34,7 +34,7 @@ from orchestrator.domain.model.observation import (
     Withdrawn,
 )
 from orchestrator.domain.model.termination import PollKind
-from orchestrator.engine.loops.job_poller import KINDS
+from orchestrator.engine.loops.job_poller import FIRST_POLLS, KINDS, NOT_YET_CALLED
 from orchestrator.engine.loops.job_prober import PLANNED, UNLISTED_IN_TURN
 from orchestrator.services.ports import LiveTerminations
 from orchestrator.store import schema
@@ -157,6 +157,38 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
     assert record.ahead == 2
 
 
+async def test_planned_polls_are_those_of_the_terminations_that_are_polled_next(
+    records: SqlRecords, store: PartitionStore, database: Database
+) -> None:
+    await submit(records, 1, *[f"job-{number}" for number in range(6)])
+    rows = await due_for_batch_poll(store, 10)
+    for row, after_s in zip(rows, (3, 1, 2, 0), strict=False):
+        await store_fields(database, row, next_poll_at=later(after_s), job_state=JobState.RUNNING)
+    await store_fields(database, rows[1], state=State.DRAINING, evidence=1, give_up_at=later(9))
+    limit = 4
+    planned = await store.planned_polls(NOW, limit, *KINDS)
+    for kind, polled in (await store.next_polls(NOW, limit, *KINDS)).items():
+        assert [(poll.termination_id, poll.next_poll_at) for poll in planned[kind]] == [
+            (each.id, each.schedule.next_poll_at) for each in polled
+        ]
+        assert [(poll.region, poll.state) for poll in planned[kind]] == [
+            (each.region, each.state) for each in polled
+        ]
+        ids = [each.id for each in reversed(polled)]
+        assert await store.planned(ids, kind) == polled[::-1]
+    assert [len(planned[kind]) for kind in KINDS] == [1, limit, 2]
+
+
+async def test_a_job_that_is_no_longer_polled_in_that_way_is_not_planned(
+    records: SqlRecords, store: PartitionStore
+) -> None:
+    await submit(records, 1, "job-1", "job-2")
+    gone, left = await due_for_batch_poll(store, 10)
+    await store.apply([(gone, decide(gone, Withdrawn(), NOW, POLICY))], NOW)
+    for kind in (NOT_YET_CALLED, FIRST_POLLS):
+        assert await store.planned([gone.id, left.id], kind) == [left]
+
+
 async def queued(database: Database, records: SqlRecords, jobs: int, unseen: int) -> None:
     """Store this number of jobs that wait for their call, and as many for a first poll."""
     await submit(records, 1, *[f"job-{number}" for number in range(jobs + unseen)])
@@ -181,7 +213,8 @@ async def test_the_next_terminations_are_found_without_sorting_all(
         if statement.startswith("SELECT") and "FROM terminations" in statement:
             asked.append((f"EXPLAIN {'' if shared else 'QUERY PLAN '}{statement}", parameters))
 
-    await store.next_polls(NOW, 10, *PLANNED, UNLISTED_IN_TURN, *KINDS)
+    await store.next_polls(NOW, 10, *PLANNED, UNLISTED_IN_TURN)
+    await store.planned_polls(NOW, 10, *KINDS)
     ready, _ = await store.ready_to_terminate(NOW, 1, capture_wait_s=0)
     assert len(ready) == 1
     to_capture, _ = await store.instances.to_read(NOW, 10)
@@ -190,7 +223,7 @@ async def test_the_next_terminations_are_found_without_sorting_all(
         if shared:  # else it reads whole tables of which it has counted nothing yet
             for way in ("seqscan", "bitmapscan"):
                 await connection.execute(text(f"SET LOCAL enable_{way} = off"))
-        planned, called, captured = [
+        single, batch, called, captured = [
             "\n".join(str(row) for row in await connection.exec_driver_sql(*explained))
             for explained in asked
         ]
@@ -198,9 +231,10 @@ async def test_the_next_terminations_are_found_without_sorting_all(
     def scans(plan: str, index: str) -> int:
         return len(re.findall(f"(?i)using ((covering )?index )?ix_terminations_{index} ", plan))
 
-    assert (scans(planned, "poll"), scans(planned, "unseen")) == (len(PLANNED) + 2, 2)
+    assert (scans(single, "poll"), scans(single, "unseen")) == (len(PLANNED), 1)
+    assert (scans(batch, "poll"), scans(batch, "unseen")) == (2, 1)
     assert scans(called, "turn") == 1
-    assert not re.search("(?i)sort|b-tree", planned + called)
+    assert not re.search("(?i)sort|b-tree", single + batch + called)
     first, _, _ = captured.partition("ix_terminations_rescan")
     assert scans(first, "capture") == 1
     assert not re.search("(?i)sort|b-tree", first.partition("Subquery Scan on anon_2")[0])

@@ -92,7 +92,9 @@ async def found(store: PartitionStore) -> set[str]:
     """Return the jobs that the reads of all loops find."""
     now = later(4000)
     called, _ = await store.ready_to_terminate(now, 100, capture_wait_s=0)
-    planned = await store.next_polls(now, 100, *KINDS, *PLANNED)
+    planned = await store.next_polls(now, 100, *PLANNED)
+    for kind, polls in (await store.planned_polls(now, 100, *KINDS)).items():
+        planned[kind] = await store.planned([poll.termination_id for poll in polls], kind)
     to_capture, to_read = await store.instances.to_read(now, 100)
     everything = [
         *(row for rows in planned.values() for row in rows),
@@ -379,7 +381,8 @@ async def test_a_machine_whose_row_cannot_be_read_hides_those_of_its_own_job_onl
     for record in (bad, good):
         await captured(database, record.seq, 0)
     await run(database, "UPDATE terminations SET machines_total = 1")
-    await run(database, f"UPDATE instances SET observed_at = 1 WHERE termination_seq = {bad.seq}")
+    corrupt = "UPDATE instances SET machine_id = x'ff'"
+    await run(database, f"{corrupt} WHERE termination_seq = {bad.seq}")
     for _ in range(2):
         due = await store.instances.machines_due(later(4000), later(4000), 10)
         assert [machine.termination_seq for machine in due] == [good.seq]
