@@ -194,10 +194,7 @@ class Checkers:
             case _:
                 true = False
         if state is State.ALREADY_FINISHED and job is not None and job.terminations_acted:
-            # If the cloud does not show that it terminates the job, a lost answer cannot be
-            # distinguished from a request without effect.
-            hidden = job.spec.next_action_hidden
-            true = true and (hidden or self._was_called_by_another(event))
+            true = true and self._was_called_by_another(event)
         if event["evidence"] >= evidence.MACHINES_GONE and job is not None:
             # A machine that is being destroyed counts as gone.
             up = [some for some in machines(job, now) if some.state != "TERMINATING"]

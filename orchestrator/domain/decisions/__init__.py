@@ -35,7 +35,9 @@ end.
 
 ``sending`` means that the outcome of TerminateJob is unknown until its result is stored. After a
 crash, a timeout or a conflict the job is read first; TerminateJob is sent again only if that read
-shows a job that runs with nothing pending. Instances that do not stop are escalated level by level
-within the deadline (``escalation``): TerminateJob again, each instance, each machine, then manual
-action. At the deadline the state becomes ``unverified``, with the reason and what a person can do.
+shows a job that runs with nothing pending. If the job reads FAILED later, it counts as stopped
+after TerminateJob, not as ``already_finished``. Instances that do not stop are escalated level by
+level within the deadline (``escalation``): TerminateJob again, each instance, each machine, then
+manual action. At the deadline the state becomes ``unverified``, with the reason and what a person
+can do.
 """

@@ -44,7 +44,7 @@ def on_call_failed(
         case CloudErrorKind.THROTTLED:
             return _restore(termination, failure.before, error, now)
         case CloudErrorKind.NOT_SENT | CloudErrorKind.CREDENTIAL | CloudErrorKind.CLOCK_SKEW:
-            return not_executed(failed, now, policy, why=str(error))
+            return not_executed(failed, failure.before.calls, now, policy, why=str(error))
         case CloudErrorKind.STATE_CONFLICT if _already_terminating(termination, error):
             decision = apply_event(
                 with_deadline(failed, now), Event.CALL_CONFLICTED, now, why=str(error)
@@ -54,18 +54,19 @@ def on_call_failed(
                 calls=acknowledged(decision.after.calls, termination.calls.acknowledged_at or now),
             )
             return replace(decision, after=schedule_poll(after, PollKind.SINGLE, now))
-        case (
-            CloudErrorKind.OUTCOME_UNKNOWN
-            | CloudErrorKind.STATE_CONFLICT
-            | CloudErrorKind.JOB_NOT_FOUND
-        ):
+        case CloudErrorKind.OUTCOME_UNKNOWN:
+            return Decision(after=with_unknown_outcome(failed, now), why=str(error))
+        case CloudErrorKind.STATE_CONFLICT | CloudErrorKind.JOB_NOT_FOUND:
             if error.kind is CloudErrorKind.JOB_NOT_FOUND:
                 failed = unconfirmed_ends.missing(
                     failed, TERMINATE_JOB, now, appears_within_s=policy.appears_within_s
                 )
-            return Decision(after=with_unknown_outcome(failed, now), why=str(error))
+            # This request had no effect, but the job may be stopping because of an earlier one.
+            calls = replace(failure.before.calls, outcome_unknown=True)
+            after = replace(with_unknown_outcome(failed, now), calls=calls)
+            return Decision(after=after, why=str(error))
         case CloudErrorKind.UNAUTHORIZED:
-            return _on_call_forbidden(failed, error, now, policy)
+            return _on_call_forbidden(failed, failure, now, policy)
         case CloudErrorKind.REFUSED:
             return apply_event(failed, Event.CALL_REFUSED, now, why=str(error))
         case _:
@@ -88,17 +89,13 @@ def _restore(
             next_poll_at=before.schedule.next_poll_at,
             terminate_after=before.schedule.terminate_after,
         ),
-        calls=replace(
-            decision.after.calls,
-            begun_at=before.calls.begun_at,
-            first_sent_at=before.calls.first_sent_at,
-        ),
+        calls=before.calls,
     )
     return replace(decision, after=after)
 
 
 def _on_call_forbidden(
-    termination: Termination, error: CloudError, now: datetime, policy: Policy
+    termination: Termination, failure: CallFailed, now: datetime, policy: Policy
 ) -> Decision:
     """Retry TerminateJob until the missing permission is confirmed, since it may be granted.
 
@@ -109,8 +106,8 @@ def _on_call_forbidden(
     )
     assert updated.unconfirmed is not None
     if updated.unconfirmed.confirms(Verdict.FORBIDDEN, now):
-        return apply_event(updated, Event.CALL_REFUSED, now, why=str(error))
-    return not_executed(updated, now, policy, why=str(error))
+        return apply_event(updated, Event.CALL_REFUSED, now, why=str(failure.error))
+    return not_executed(updated, failure.before.calls, now, policy, why=str(failure.error))
 
 
 def _already_terminating(termination: Termination, error: CloudError) -> bool:

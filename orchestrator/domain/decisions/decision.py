@@ -203,20 +203,17 @@ def _deadline(termination: Termination, since: datetime) -> datetime:
     return since + timedelta(seconds=termination.request.give_up_after_s)
 
 
-def not_executed(termination: Termination, now: datetime, policy: Policy, *, why: str) -> Decision:
-    """Decide on a TerminateJob that certainly had no effect.
+def not_executed(
+    termination: Termination, before: TerminateCalls, now: datetime, policy: Policy, *, why: str
+) -> Decision:
+    """Decide on a TerminateJob that certainly had no effect; ``before``: the calls before it.
 
     The deadline does not count from it: otherwise jobs would expire during a network outage before
     any request was sent.
     """
     decision = apply_event(termination, Event.CALL_NOT_EXECUTED, now, why=why)
     after = schedule_poll(decision.after, PollKind.BATCH, now + backoff(termination, policy))
-    calls = after.calls
-    if calls.acknowledged_at is None:
-        calls = replace(calls, begun_at=None)
-    if after.schedule.give_up_at is None:
-        calls = replace(calls, first_sent_at=None)
-    return replace(decision, after=replace(after, calls=calls))
+    return replace(decision, after=replace(after, calls=before))
 
 
 def with_unknown_outcome(termination: Termination, at: datetime) -> Termination:

@@ -185,7 +185,7 @@ class TerminateCalls:
     begun_at: datetime | None = None
     """Time of the first TerminateJob of any run, or of the observation that one acts."""
     first_sent_at: datetime | None = None
-    """Time of the first TerminateJob of this run."""
+    """Time of the first TerminateJob of this run, without those that certainly had no effect."""
     acknowledged_at: datetime | None = None
     """Time at which the cloud last acknowledged TerminateJob, or was observed to act on it."""
     outcome_unknown: bool = False

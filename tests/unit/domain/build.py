@@ -43,7 +43,7 @@ def termination(state: State = State.QUEUED, **changes: Any) -> Termination:
 
 def call_failed(error: CloudError) -> CallFailed:
     """Return a failed TerminateJob request of a job that was due for it."""
-    return CallFailed(error, termination(terminate_after=NOW))
+    return CallFailed(error, termination(terminate_after=NOW, run=1))
 
 
 def batch_read(

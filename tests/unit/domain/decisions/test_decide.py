@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.domain.decisions.decide import decide
-from orchestrator.domain.errors import CloudError, CloudErrorKind, IllegalTransition
+from orchestrator.domain.errors import NOT_EXECUTED, CloudError, CloudErrorKind, IllegalTransition
 from orchestrator.domain.model.batch_job import InstanceCounters, JobSeen, JobState
 from orchestrator.domain.model.lifecycle import LIVE_STATES, TRANSITIONS, Event, State
 from orchestrator.domain.model.observation import (
@@ -50,7 +50,11 @@ TERMINATING = read(RUNNING, LIVE, next_action="TERMINATING")
 
 def unknown_outcome() -> Termination:
     return termination(
-        State.SENDING, outcome_unknown=True, poll_kind=PollKind.SINGLE, give_up_at=later(3600)
+        State.SENDING,
+        outcome_unknown=True,
+        first_sent_at=NOW,
+        poll_kind=PollKind.SINGLE,
+        give_up_at=later(3600),
     )
 
 
@@ -332,6 +336,35 @@ def test_a_call_whose_outcome_is_not_known_is_resolved_by_reading_the_job(
             after.schedule.poll_kind,
             after.schedule.next_poll_at,
         ) == (State.SENDING, True, PollKind.SINGLE, NOW)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"),
+    [
+        (CloudErrorKind.OUTCOME_UNKNOWN, State.DRAINING),
+        (CloudErrorKind.NOT_SENT, State.ALREADY_FINISHED),
+        (CloudErrorKind.THROTTLED, State.ALREADY_FINISHED),
+        (CloudErrorKind.UNAUTHORIZED, State.ALREADY_FINISHED),
+        (CloudErrorKind.STATE_CONFLICT, State.ALREADY_FINISHED),
+        (CloudErrorKind.JOB_NOT_FOUND, State.ALREADY_FINISHED),
+    ],
+)
+@pytest.mark.parametrize("earlier", [None, *NOT_EXECUTED])
+@pytest.mark.parametrize("held", [False, True])
+def test_a_job_that_fails_after_a_call_which_may_have_had_effect_had_not_finished_before_it(
+    outcome: CloudErrorKind, state: State, earlier: CloudErrorKind | None, *, held: bool
+) -> None:
+    known = termination(run=1, instances_submitted=10, terminate_after=NOW)
+    if held:
+        known = with_fields(known, give_up_at=later(3600))
+    for kind in (outcome, earlier):
+        if kind is not None:
+            sent = decide(known, CallStarted(), later(1), POLICY).after
+            known = decide(sent, CallFailed(error(kind), known), later(2), POLICY).after
+            known = decide(known, read(RUNNING, LIVE, at=later(3)), later(3), POLICY).after
+            assert known.state is State.QUEUED
+    stopped = decide(known, read(FAILED, STOPPED, at=later(9)), later(9), POLICY)
+    assert stopped.after.state is state
 
 
 def test_a_call_that_conflicts_twice_is_taken_for_acted_upon_by_another_one() -> None:
