@@ -16,7 +16,7 @@ from orchestrator.engine.replica.lease_manager import LeaseManager
 from orchestrator.engine.replica.partition_runner import PartitionRunner
 from orchestrator.engine.runtime.best_effort import BestEffort
 from orchestrator.engine.runtime.rate_limiter import before_send
-from orchestrator.engine.runtime.recent_readers import RecentReaders
+from orchestrator.engine.runtime.recently_read import RecentlyRead
 from orchestrator.engine.runtime.shared_clock import SharedClock
 from orchestrator.observability.loop_steps import LoopSteps
 from orchestrator.observability.metrics import Metrics
@@ -78,10 +78,10 @@ async def replica(name: str, env: Environment) -> Replica:
     clock = SharedClock(env.clock)
     clock.set(await lease_store.now(), read_at=clock.monotonic())
     env = replace(env, clock=clock)
-    watched = RecentReaders(clock)
+    recently_read = RecentlyRead(clock)
     calls: Counter[tuple[str, str]] = Counter()
     steps = LoopSteps()
-    factories = _partition_factories(env, watched, calls)
+    factories = _partition_factories(env, recently_read, calls)
     leases = LeaseManager(
         lease_store,
         env.settings.engine.lease.policy(),
@@ -93,14 +93,14 @@ async def replica(name: str, env: Environment) -> Replica:
         clock=clock,
         on_step=steps.record,
     )
-    context = _context(env, leases, watched, calls, steps)
+    context = _context(env, leases, recently_read, calls, steps)
     for waiting in await context.unconfigured.waiting():
         log.warning("%s", waiting.message)
     return Replica(context, leases)
 
 
 def _partition_factories(
-    env: Environment, watched: RecentReaders, calls: Counter[tuple[str, str]]
+    env: Environment, recently_read: RecentlyRead, calls: Counter[tuple[str, str]]
 ) -> dict[str, Callable[[Lease], Partition]]:
     """Return a factory for each configured partition, by name; an account has one credential.
 
@@ -131,7 +131,7 @@ def _partition_factories(
                 clock=env.clock,
                 random=env.random,
                 quotas=account.quotas.model_dump(),
-                watched=watched,
+                recently_read=recently_read,
                 poll=env.settings.engine.poll.policy(),
                 capture=env.settings.engine.capture_policy(),
                 escalation=env.settings.engine.escalation.policy(
@@ -150,7 +150,7 @@ def _partition_factories(
 def _context(
     env: Environment,
     leases: LeaseManager,
-    watched: RecentReaders,
+    recently_read: RecentlyRead,
     calls: Counter[tuple[str, str]],
     steps: LoopSteps,
 ) -> Context:
@@ -179,7 +179,7 @@ def _context(
         ),
         certification=Certification(histories=SqlHistories(env.database), now=now),
         tokens={token.name: token.sha256 for token in settings.auth.tokens},
-        watched=watched.record,
+        on_read=recently_read.record,
         ready=Readiness(
             records=records,
             unconfigured=unconfigured,

@@ -2,9 +2,8 @@
 
 Codes of the Batch actions: cloud.tencent.com/document/api/599/15911, 15908, 15904, 15909, 15910 and
 15905. Codes of the CVM actions, as far as a request by machine ids can return them: 213/15728 and
-15723. Common codes: cloud.tencent.com/document/api/599/30660. The codes ``Client.*`` defined here
-are those of requests that received no usable reply. ``wire.open_envelope`` takes the code out of a
-reply.
+15723. Common codes: cloud.tencent.com/document/api/599/30660. A request that
+received no usable reply has a ``ClientCode``. ``wire.open_envelope`` takes the code out of a reply.
 """
 
 from __future__ import annotations
@@ -15,16 +14,7 @@ from typing import Final
 
 from orchestrator.domain.bounds import storable
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-
-ANSWER_TOO_LARGE: Final = "Client.AnswerTooLarge"
-BAD_ANSWER: Final = "Client.BadAnswer"
-CERTIFICATE_NOT_TRUSTED: Final = "Client.CertificateNotTrusted"
-CONNECT_FAILED: Final = "Client.ConnectFailed"
-CREDENTIAL_UNAVAILABLE: Final = "Client.CredentialUnavailable"
-DISCONNECTED: Final = "Client.Disconnected"
-HTTP_STATUS: Final = "Client.HttpStatus"
-PROXY_FAILED: Final = "Client.ProxyFailed"
-TIMEOUT: Final = "Client.Timeout"
+from orchestrator.domain.model.error_detail import ClientCode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +57,7 @@ ERROR_GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
     (
         CloudErrorKind.NOT_SENT,
         "check the account's endpoint, and DNS, routes and firewalls from this host to it",
-        (CONNECT_FAILED,),
+        (ClientCode.CONNECT_FAILED,),
     ),
     (
         CloudErrorKind.NOT_SENT,
@@ -75,7 +65,7 @@ ERROR_GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
             "check which server answers at the endpoint, and this host's clock; if a proxy inspects"
             " TLS or the endpoint uses a private CA, set ca_file to the PEM file of that CA"
         ),
-        (CERTIFICATE_NOT_TRUSTED,),
+        (ClientCode.CERTIFICATE_NOT_TRUSTED,),
     ),
     (
         CloudErrorKind.NOT_SENT,
@@ -84,7 +74,7 @@ ERROR_GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
             " endpoint; the proxy is set by proxy of the account or of [egress], otherwise by"
             ' HTTPS_PROXY or HTTP_PROXY; to use no proxy, set NO_PROXY, or proxy = "none"'
         ),
-        (PROXY_FAILED,),
+        (ClientCode.PROXY_FAILED,),
     ),
     (
         CloudErrorKind.OUTCOME_UNKNOWN,
@@ -93,10 +83,10 @@ ERROR_GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
             " persists, check the network to the cloud and the cloud's status page"
         ),
         (
-            BAD_ANSWER,
-            DISCONNECTED,
-            HTTP_STATUS,
-            TIMEOUT,
+            ClientCode.BAD_ANSWER,
+            ClientCode.DISCONNECTED,
+            ClientCode.HTTP_STATUS,
+            ClientCode.TIMEOUT,
             "FailedOperation",
             "InternalError",
             "InternalError.CallCam",
@@ -118,7 +108,7 @@ ERROR_GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
             " persists, check the account's endpoint: the cloud sends no reply of this size, so"
             " another server may answer"
         ),
-        (ANSWER_TOO_LARGE,),
+        (ClientCode.ANSWER_TOO_LARGE,),
     ),
     (
         CloudErrorKind.STATE_CONFLICT,
@@ -310,7 +300,7 @@ ERROR_GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
     (
         CloudErrorKind.CREDENTIAL,
         "check the account's credential provider and its options",
-        (CREDENTIAL_UNAVAILABLE,),
+        (ClientCode.CREDENTIAL_UNAVAILABLE,),
     ),
 )
 

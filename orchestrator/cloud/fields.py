@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from orchestrator.cloud import error_codes
 from orchestrator.domain.bounds import COUNT_MAX, INDEX_MAX, NAME_MAX, storable
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
+from orchestrator.domain.model.error_detail import ClientCode
 from orchestrator.domain.model.machine import MachineState
 
 if TYPE_CHECKING:
@@ -139,4 +140,4 @@ def require_same(response: Mapping[str, object], key: str, requested: str) -> No
 
 def bad_answer(reason: str) -> CloudError:
     """Return the CloudError of a reply that cannot be read."""
-    return error_codes.error(error_codes.BAD_ANSWER, reason)
+    return error_codes.error(ClientCode.BAD_ANSWER, reason)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.cloud import error_codes
 from orchestrator.cloud.signing import Credential
+from orchestrator.domain.model.error_detail import ClientCode
 
 if TYPE_CHECKING:
     from orchestrator.domain.errors import CloudError
@@ -41,5 +42,5 @@ def unavailable(
 ) -> CloudError:
     """Return the CloudError of a source that gives no credential."""
     return error_codes.error(
-        error_codes.CREDENTIAL_UNAVAILABLE, reason, request_id=request_id, advice=advice
+        ClientCode.CREDENTIAL_UNAVAILABLE, reason, request_id=request_id, advice=advice
     )

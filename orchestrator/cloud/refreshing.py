@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.cloud import error_codes
 from orchestrator.domain.errors import CloudError
+from orchestrator.domain.model.error_detail import ClientCode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -125,4 +126,4 @@ class RefreshingProvider:
 
 
 def _unavailable(reason: str) -> CloudError:
-    return error_codes.error(error_codes.CREDENTIAL_UNAVAILABLE, reason)
+    return error_codes.error(ClientCode.CREDENTIAL_UNAVAILABLE, reason)

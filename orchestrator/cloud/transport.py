@@ -11,6 +11,7 @@ import aiohttp
 from orchestrator.cloud import error_codes
 from orchestrator.cloud.egress import Egress
 from orchestrator.cloud.threads import Resolver
+from orchestrator.domain.model.error_detail import ClientCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -128,7 +129,7 @@ class AiohttpTransport:
                 read = await read_at_most(answer, ANSWER_BYTES_MAX)
                 return HttpAnswer(status=answer.status, headers=answer.headers, body=read)
         except AnswerTooLarge as error:
-            raise error_codes.error(error_codes.ANSWER_TOO_LARGE, str(error)) from error
+            raise error_codes.error(ClientCode.ANSWER_TOO_LARGE, str(error)) from error
         except (aiohttp.ClientError, OSError) as error:
             if sending.started:
                 raise _unanswered(error) from error
@@ -168,22 +169,22 @@ def _not_connected(error: Exception, proxy: Proxy | None) -> CloudError:
         reason = (
             f"the certificate of {error.host}:{error.port} is not trusted: {what_failed(error)}"
         )
-        return error_codes.error(error_codes.CERTIFICATE_NOT_TRUSTED, reason)
+        return error_codes.error(ClientCode.CERTIFICATE_NOT_TRUSTED, reason)
     if proxy is None:
-        return error_codes.error(error_codes.CONNECT_FAILED, what_failed(error))
+        return error_codes.error(ClientCode.CONNECT_FAILED, what_failed(error))
     return _proxy_failed(proxy, what_failed(error))
 
 
 def _proxy_failed(proxy: Proxy, reason: str) -> CloudError:
     return error_codes.error(
-        error_codes.PROXY_FAILED, f"no connection through proxy {proxy.shown}: {reason}"
+        ClientCode.PROXY_FAILED, f"no connection through proxy {proxy.shown}: {reason}"
     )
 
 
 def _unanswered(error: Exception) -> CloudError:
     """Return the CloudError of a failure after the request may have left."""
     if isinstance(error, TimeoutError):
-        return error_codes.error(error_codes.TIMEOUT, "no reply within the timeout")
+        return error_codes.error(ClientCode.TIMEOUT, "no reply within the timeout")
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientResponseError):
-        return error_codes.error(error_codes.BAD_ANSWER, what_failed(error))
-    return error_codes.error(error_codes.DISCONNECTED, what_failed(error))
+        return error_codes.error(ClientCode.BAD_ANSWER, what_failed(error))
+    return error_codes.error(ClientCode.DISCONNECTED, what_failed(error))

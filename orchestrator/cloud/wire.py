@@ -26,6 +26,7 @@ from orchestrator.domain.model.batch_job import (
     TaskSeen,
     TaskSubmitted,
 )
+from orchestrator.domain.model.error_detail import ClientCode
 from orchestrator.domain.model.machine import MachineSeen
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def open_envelope(status: int, body: bytes) -> Mapping[str, object]:
     if response is not None and response.get("Error") is not None:
         raise _vendor_error(response)
     if status != HTTPStatus.OK:
-        raise error_codes.error(error_codes.HTTP_STATUS, f"the reply was HTTP {status}")
+        raise error_codes.error(ClientCode.HTTP_STATUS, f"the reply was HTTP {status}")
     if response is None:
         raise fields.bad_answer("the body is not a JSON object with a Response")
     return response

@@ -134,7 +134,7 @@ REFUSALS: Final = (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
 class CloudError(OrchestratorError):
     """A cloud API call that failed.
 
-    ``code`` is the vendor's code, or one of ours, ``Client.*``, if no usable reply arrived.
+    ``code`` is the vendor's code, or a ``ClientCode`` if no usable reply arrived.
     ``advice`` says what a person can do. ``quota_ceiling`` is the ceiling in calls per second that
     a throttling message named.
     """

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
     from orchestrator.engine.lease import Lease
     from orchestrator.engine.ports import Clock, Cloud, Store
-    from orchestrator.engine.runtime.recent_readers import RecentReaders
+    from orchestrator.engine.runtime.recently_read import RecentlyRead
 
 T = TypeVar("T")
 
@@ -99,7 +99,7 @@ class Partition:
     clock: Clock
     random: Random
     quotas: Mapping[str, int]
-    watched: RecentReaders
+    recently_read: RecentlyRead
     poll: PollPolicy = field(default_factory=PollPolicy)
     capture: CapturePolicy = field(default_factory=CapturePolicy)
     escalation: EscalationPolicy = field(default_factory=EscalationPolicy)
@@ -115,7 +115,7 @@ class Partition:
     """True while a count that is to prove a stop is due and waits for its quota."""
     captures_wait: bool = field(init=False, default=False)
     """True while a capture is due and waits for the quota of DescribeJobSubmitInfo."""
-    taken_up: int = field(init=False, default=0)
+    set_aside_retries: int = field(init=False, default=0)
     """Number of times that terminations set aside were given back to the loops."""
     batch_poll_due_at: float = field(init=False, default=0.0)
     """Time of the job poller's next batch poll (monotonic); now or earlier: it may have one."""

@@ -279,7 +279,7 @@ class Store(Protocol):
         terminations whose row cannot be read.
         """
 
-    async def let_go(self) -> bool:
+    async def forget_unlocked(self) -> bool:
         """Give the loops back the terminations whose rows another session had locked.
 
         Return whether there was one. The store itself keeps such rows from the loops, once a write
@@ -289,7 +289,7 @@ class Store(Protocol):
     async def set_aside_until(self, now: datetime) -> datetime | None:
         """Return when the first termination that is set aside is to be tried again."""
 
-    async def take_up(self, now: datetime) -> bool:
+    async def retry_set_aside(self, now: datetime) -> bool:
         """Give the loops back those set aside whose time has come, except rows that are locked.
 
         Return whether there was one.

@@ -30,6 +30,7 @@ from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.cloud.transport import HttpAnswer
 from orchestrator.domain.decisions import draining
 from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
+from orchestrator.domain.model.error_detail import ClientCode
 from orchestrator.domain.model.lifecycle import PROVEN_STATES, State
 from orchestrator.domain.model.termination import OnSubmitted
 from orchestrator.engine.lease import Lease
@@ -37,7 +38,7 @@ from orchestrator.engine.loops import job_prober
 from orchestrator.engine.partition import Partition
 from orchestrator.engine.replica.partition_runner import PartitionRunner
 from orchestrator.engine.runtime.loop import FAILURE_BASE_S, IDLE_MAX_S
-from orchestrator.engine.runtime.recent_readers import RecentReaders
+from orchestrator.engine.runtime.recently_read import RecentlyRead
 from orchestrator.services.submission import AccountRoutes, Request, Submission
 from orchestrator.simulator.protocol.replies import Delivery
 from orchestrator.simulator.protocol.request_parser import Request as HttpRequest
@@ -243,13 +244,13 @@ class ProcessTransport:
         self, url: str, *, headers: Mapping[str, str], body: bytes, before_send: Callable[[], None]
     ) -> HttpAnswer:
         if self.fate.dead.is_set():
-            raise error_codes.error(error_codes.CONNECT_FAILED, "the process is dead")
+            raise error_codes.error(ClientCode.CONNECT_FAILED, "the process is dead")
         request = HttpRequest("POST", "/", list(headers.items()), body)
         reply = self.world.simulator.handle(request)
         if reply.delivery is Delivery.TRUNCATED:
-            raise error_codes.error(error_codes.BAD_ANSWER, "half an answer")
+            raise error_codes.error(ClientCode.BAD_ANSWER, "half an answer")
         if reply.delivery is Delivery.CUT:
-            raise error_codes.error(error_codes.DISCONNECTED, "no answer")
+            raise error_codes.error(ClientCode.DISCONNECTED, "no answer")
         return HttpAnswer(status=reply.status, headers={}, body=reply.body)
 
 
@@ -350,7 +351,7 @@ async def process(world: CrashWorld, fate: Fate) -> AsyncIterator[Process]:
                 clock=clock,
                 random=random,
                 quotas=QUOTAS,
-                watched=RecentReaders(clock),
+                recently_read=RecentlyRead(clock),
             )
         )
         stack.push_async_callback(loops.job_prober.calls.drain, CALLS_MAX_S)

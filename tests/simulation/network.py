@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from orchestrator.cloud import error_codes
 from orchestrator.cloud.transport import HttpAnswer
 from orchestrator.domain.errors import LeaseLost
+from orchestrator.domain.model.error_detail import ClientCode
 from orchestrator.simulator.protocol.replies import Delivery
 from orchestrator.simulator.protocol.request_parser import Request
 from tests.simulation_kernel.loop import REPLICA
@@ -78,7 +79,7 @@ class Wire:
         await self.point("before a call")
         if network.faults.away:
             network.fired["cloud away"] += 1
-            raise error_codes.error(error_codes.CONNECT_FAILED, "connection refused")
+            raise error_codes.error(ClientCode.CONNECT_FAILED, "connection refused")
         try:
             before_send()
         except LeaseLost:
@@ -98,10 +99,10 @@ class Wire:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 answer, call = await answered
         except TimeoutError as error:
-            raise error_codes.error(error_codes.TIMEOUT, "no reply within the timeout") from error
+            raise error_codes.error(ClientCode.TIMEOUT, "no reply within the timeout") from error
         await self.point("an answer has come")
         if answer is None:
-            raise error_codes.error(error_codes.DISCONNECTED, "the connection was cut")
+            raise error_codes.error(ClientCode.DISCONNECTED, "the connection was cut")
         network.unreceived.discard(call.request_id)
         return answer
 

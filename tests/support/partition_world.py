@@ -18,6 +18,7 @@ from orchestrator.cloud.transport import HttpAnswer
 from orchestrator.domain.decisions.escalation import EscalationPolicy
 from orchestrator.domain.leasing.leases import FencingToken
 from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.error_detail import ClientCode
 from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
 from orchestrator.domain.pacing.polling import PollPolicy
 from orchestrator.engine.lease import Lease
@@ -30,7 +31,7 @@ from orchestrator.engine.loops.machine_poller import MachinePoller
 from orchestrator.engine.loops.revival_watcher import RevivalWatcher
 from orchestrator.engine.loops.set_aside import SetAsideRetrier
 from orchestrator.engine.partition import Partition
-from orchestrator.engine.runtime.recent_readers import RecentReaders
+from orchestrator.engine.runtime.recently_read import RecentlyRead
 from orchestrator.engine.runtime.wakeups import WakeupEvents
 from orchestrator.simulator.cloud.job_spec import JobSpec
 from orchestrator.simulator.protocol.replies import Delivery
@@ -135,7 +136,7 @@ class SimulatorTransport:
         if action in self._held:
             await self._held.pop(action).wait()
         if reply.delivery is Delivery.CUT:
-            raise error_codes.error(error_codes.DISCONNECTED, "the connection was cut")
+            raise error_codes.error(ClientCode.DISCONNECTED, "the connection was cut")
         return HttpAnswer(status=reply.status, headers={}, body=reply.body)
 
 
@@ -187,7 +188,7 @@ class PartitionWorld:
             "secret_id": SECRET_ID,
             "secret_key": secret_key,
         }
-        self.watched = RecentReaders(self.clock)
+        self.recently_read = RecentlyRead(self.clock)
         self.partition = Partition(
             lease=Lease(FENCE, math.inf),
             cloud=TencentBatch(
@@ -201,7 +202,7 @@ class PartitionWorld:
             clock=self.clock,
             random=NoJitter(),
             quotas=self._quotas,
-            watched=self.watched,
+            recently_read=self.recently_read,
             poll=POLL,
             capture=self._capture,
             escalation=self._escalation,

@@ -21,7 +21,7 @@ from orchestrator.engine.replica import lease_manager as engine_leases
 from orchestrator.engine.replica.lease_manager import LeaseManager, running
 from orchestrator.engine.replica.partition_runner import PartitionRunner
 from orchestrator.engine.runtime.loop import IDLE_MAX_S
-from orchestrator.engine.runtime.recent_readers import RecentReaders
+from orchestrator.engine.runtime.recently_read import RecentlyRead
 from orchestrator.engine.runtime.shared_clock import SharedClock
 from orchestrator.store.database.database import Database
 from orchestrator.store.database.migrations import upgrade
@@ -227,7 +227,7 @@ class Replica:
             clock=self.clock,
             random=NoJitter(),
             quotas=AMPLE,
-            watched=RecentReaders(self.clock),
+            recently_read=RecentlyRead(self.clock),
             capture=NO_CAPTURE,
         )
         self.loops.append(self._kind(partition))

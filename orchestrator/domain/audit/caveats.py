@@ -11,8 +11,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain.decisions import evidence
-from orchestrator.domain.decisions.manual_end import NOT_CONFIGURED
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
+from orchestrator.domain.model.error_detail import ClientCode
 from orchestrator.domain.model.lifecycle import PROVEN_STATES, State
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _state_caveats(job: Job) -> Iterator[str]:
 def _unverified_caveat(job: Job) -> str:
     known = job["rests_on"]
     up = _machines(job).get("up", 0)
-    if known.get("error_code") == NOT_CONFIGURED:
+    if known.get("error_code") == ClientCode.ACCOUNT_NOT_CONFIGURED:
         return (
             "that it is stopped: its termination was ended manually, since its account is not "
             "configured on any replica"

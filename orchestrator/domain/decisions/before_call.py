@@ -21,7 +21,7 @@ from orchestrator.domain.decisions.settling import (
     verify_or_read_again,
 )
 from orchestrator.domain.model.batch_job import JobSeen, JobState, JobSubmitted
-from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.error_detail import ClientCode, ErrorDetail
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.termination import OnSubmitted, PollKind
 
@@ -103,7 +103,7 @@ def _is_empty(seen: JobSeen) -> bool:
 def _on_submitted(termination: Termination, now: datetime, policy: Policy) -> Decision:
     if termination.request.on_submitted is OnSubmitted.REFUSE:
         problem = ErrorDetail(
-            code="Client.JobSubmitted",
+            code=ClientCode.JOB_SUBMITTED,
             message="the job is SUBMITTED, and the cloud forbids TerminateJob in this state",
             advice='submit it again with on_submitted "hold", or once the job has left SUBMITTED',
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.decisions import escalation, evidence, unconfirmed_ends
 from orchestrator.domain.decisions.instance_counts import contradiction
-from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.error_detail import ClientCode, ErrorDetail
 from orchestrator.domain.model.lifecycle import Event, State, next_state
 from orchestrator.domain.model.termination import Escalation, PollKind, Termination
 from orchestrator.domain.pacing.backoff import backoff_s
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BEFORE_EFFECT: Final = (State.QUEUED, State.HELD, State.SENDING)
 """States before any TerminateJob of the current run is known to have taken effect."""
 _LATE: Final = ErrorDetail(
-    code="Client.DeadlinePassed",
+    code=ClientCode.DEADLINE_PASSED,
     message="the job was not observed stopped by its deadline",
     advice="check the job in the console and terminate there what is live, or submit it again with "
     "a longer give_up_after_s",

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.error_detail import ClientCode, ErrorDetail
 
 if TYPE_CHECKING:
     from orchestrator.domain.model.batch_job import JobSeen
     from orchestrator.domain.model.termination import Termination
 
 _UNCOUNTED: Final = ErrorDetail(
-    code="Client.Uncounted",
+    code=ClientCode.UNCOUNTED,
     message="the cloud's answer had no instance counters",
     advice="check in the console whether instances of the job are live: without counters it cannot "
     "be proven stopped",
 )
 _NO_INSTANCES: Final = ErrorDetail(
-    code="Client.NoInstances",
+    code=ClientCode.NO_INSTANCES,
     message="the cloud counts no task instance of the job, in any state",
     advice="check in the console whether the job has instances: without a counted instance it "
     "cannot be proven stopped",
@@ -54,7 +54,7 @@ def contradiction(termination: Termination, seen: JobSeen) -> ErrorDetail | None
     if total >= known:
         return None
     return ErrorDetail(
-        code="Client.CountTooLow",
+        code=ClientCode.COUNT_TOO_LOW,
         message=f"the cloud counts {total} task instances of the job, but it has at least {known}",
         advice="check in the console whether the others are live: the count cannot prove that they "
         "have stopped",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from orchestrator.domain.decisions.decision import apply_event
-from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.error_detail import ClientCode, ErrorDetail
 from orchestrator.domain.model.lifecycle import Event
 
 if TYPE_CHECKING:
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.decisions.decision import Decision
     from orchestrator.domain.model.termination import Termination
-
-NOT_CONFIGURED: Final = "Client.AccountNotConfigured"
-"""Error code of a termination that was ended manually because its account is not configured."""
 
 
 def stopped(
@@ -32,7 +29,7 @@ def stopped(
     if untouched:
         return apply_event(termination, Event.WITHDRAWN, now, why=why)
     problem = ErrorDetail(
-        code=NOT_CONFIGURED,
+        code=ClientCode.ACCOUNT_NOT_CONFIGURED,
         message=f"{account} are not configured, so the job could not be followed; it was "
         f"ended by {by}",
         advice="check the job in the console and terminate there what is live, or configure the "

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.errors import CloudErrorKind
-from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.error_detail import ClientCode, ErrorDetail
 from orchestrator.domain.model.unconfirmed import DESCRIBE_JOB, DESCRIBE_JOBS, Unconfirmed, Verdict
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def after_read(termination: Termination) -> Unconfirmed | None:
 
 
 NEVER_FOUND: Final = ErrorDetail(
-    code="Client.JobNotFound",
+    code=ClientCode.JOB_NOT_FOUND,
     message="no poll by DescribeJobs listed the job",
     advice="check the job id, the region and the account; a deleted job leaves no record",
 )
@@ -106,7 +106,7 @@ def record_deleted(termination: Termination) -> ErrorDetail:
     called = termination.calls.acknowledged_at is not None
     before = "its instances were observed stopped" if called else "TerminateJob was acknowledged"
     return ErrorDetail(
-        code="Client.JobDeleted",
+        code=ClientCode.JOB_DELETED,
         message=f"the cloud no longer knows the job: its record was deleted before {before}",
         advice="check in the console that none of its machines is left: the cloud deletes records "
         "of finished jobs only, but this job was not observed to finish",

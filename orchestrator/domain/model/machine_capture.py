@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.model.batch_job import JobState
-from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.error_detail import ClientCode, ErrorDetail
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -30,15 +30,15 @@ STATES_WITH_MACHINE: Final = (JobState.STARTING, JobState.RUNNING, JobState.FAIL
 """States in which an instance has a machine."""
 LIVE: Final = tuple(state for state in JobState if not state.finished)
 _UNCOUNTED: Final = ErrorDetail(
-    code="Client.Uncounted", message="the cloud's answer had no instance counters"
+    code=ClientCode.UNCOUNTED, message="the cloud's answer had no instance counters"
 )
 _TOO_LATE: Final = ErrorDetail(
-    code="Client.TooLate", message="its instances had ended before their machines were read"
+    code=ClientCode.TOO_LATE, message="its instances had ended before their machines were read"
 )
 
 
 TOO_MANY: Final = ErrorDetail(
-    code="Client.TooManyInstances",
+    code=ClientCode.TOO_MANY_INSTANCES,
     message="the cloud showed more instances of a task than it was submitted with",
 )
 

@@ -14,7 +14,7 @@ from orchestrator.domain.decisions.decision import problem_of
 from orchestrator.domain.decisions.escalation import count_every_s
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
 from orchestrator.domain.model import machine_capture
-from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.error_detail import ClientCode, ErrorDetail
 from orchestrator.domain.model.machine_capture import CaptureTiming
 from orchestrator.domain.pacing.backoff import backoff_s
 from orchestrator.engine.runtime.loop import BackgroundTasks, LoopKind
@@ -127,7 +127,7 @@ class InstanceReader:
         except Exception:
             # Otherwise it would stay the first one due, and no other job would be captured.
             problem = ErrorDetail(
-                code="Client.CaptureFailed", message="internal error; see the log of the daemon"
+                code=ClientCode.CAPTURE_FAILED, message="internal error; see the log of the daemon"
             )
             ended = machine_capture.ended(read.capture, partition.clock.now(), problem)
             async with partition.set_aside_on_error(read.termination.id):

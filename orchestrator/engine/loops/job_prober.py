@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from orchestrator.engine.runtime.rate_limiter import RateLimiter
 
 READS_PER_STEP = 16
-WATCHED_COUNT_EVERY_S = 2.0
-"""Greatest age of the counters of a watched job while there is spare quota."""
+RECENTLY_READ_COUNT_EVERY_S = 2.0
+"""Greatest age of the counters of jobs of an operation that was read recently, if quota is left."""
 COUNT_ALL_EVERY_S = COUNTED_EVERY_S
 """The same for every other job; jobs with a short deadline sooner (``count_schedule``)."""
 
@@ -53,7 +53,7 @@ SUBMISSIONS = PollFilter(PollKind.SUBMIT_INFO)
 """Jobs to compare with their definition: those that read as finished before any TerminateJob call,
 and those that settle with an unknown number of instances."""
 TO_COUNT = PollFilter(PollKind.BATCH, (State.DRAINING,))
-"""Draining jobs, watched or not: a job that ignores its termination must be noticed."""
+"""Draining jobs of any operation: a job that ignores its termination must be noticed."""
 PLANNED = (PROOFS, LAST_COUNTS, LISTED, UNLISTED, SUBMISSIONS)
 
 
@@ -120,7 +120,7 @@ class JobProber:
             return min(*blocked_s, next_s, counts_s)
         if next_s == math.inf and any(len(rows) >= limit for _, rows in found):
             return 0.0
-        return min(next_s, counts_s, await self._count_for_watchers())
+        return min(next_s, counts_s, await self._count_recently_read())
 
     async def _to_count(self, overdue: Sequence[str]) -> list[Termination]:
         """Return the draining jobs to count, those with a short deadline first."""
@@ -165,21 +165,21 @@ class JobProber:
             self._partition.proofs_wait = proofs_wait
             self._partition.wakeups.batch_polls.set()
 
-    async def _count_for_watchers(self) -> float:
-        """Spend spare quota on fresh counters for operations that somebody watches.
+    async def _count_recently_read(self) -> float:
+        """Spend spare quota on fresh counters of operations that were read recently.
 
         Return the seconds until the next such count may start.
         """
         partition = self._partition
-        watched = partition.watched.operations()
-        if not watched:
+        operation_ids = partition.recently_read.operations()
+        if not operation_ids:
             return math.inf
         if self._job_limiter.wait_s() > 0:
             return self._job_limiter.wait_s()
-        for row in await self._with_stale_counters(watched, WATCHED_COUNT_EVERY_S, 1):
+        for row in await self._with_stale_counters(operation_ids, RECENTLY_READ_COUNT_EVERY_S, 1):
             self._start(row, self._job_limiter)
             return 0.0
-        return WATCHED_COUNT_EVERY_S / 4
+        return RECENTLY_READ_COUNT_EVERY_S / 4
 
     def _limiters_for(self, termination: Termination) -> list[RateLimiter]:
         if termination.schedule.poll_kind is PollKind.SUBMIT_INFO:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.domain.decisions.decision import problem_of
 from orchestrator.domain.errors import REFUSALS, CloudError, CloudErrorKind
-from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.error_detail import ClientCode, ErrorDetail
 from orchestrator.domain.model.machine import classify_machine
 from orchestrator.engine.paced_calls import PacedCalls
 from orchestrator.engine.runtime.faulty_ids import BatchSize
@@ -32,7 +32,7 @@ It begins once other machines can be polled.
 """
 
 _NO_CVM_ENDPOINT = ErrorDetail(
-    code="Client.NoCvmEndpoint",
+    code=ClientCode.NO_CVM_ENDPOINT,
     message="the account has no endpoint of CVM",
     advice="configure the account's cvm_endpoint to have machines read",
 )

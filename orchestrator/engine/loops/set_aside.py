@@ -28,19 +28,19 @@ class SetAsideRetrier:
     async def step(self) -> float:
         """Give back the terminations that are due; return the seconds until the next one is."""
         partition = self._partition
-        if await partition.store.let_go():
-            self._taken_up()
+        if await partition.store.forget_unlocked():
+            self._wake_loops()
         now = partition.clock.now()
         at = await partition.store.set_aside_until(now)
         if at is None:
             return math.inf
         if at > now:
             return (at - now).total_seconds()
-        if not await partition.store.take_up(now):
+        if not await partition.store.retry_set_aside(now):
             return LOCKED_AGAIN_S
-        self._taken_up()
+        self._wake_loops()
         return 0.0
 
-    def _taken_up(self) -> None:
-        self._partition.taken_up += 1
+    def _wake_loops(self) -> None:
+        self._partition.set_aside_retries += 1
         self._partition.wakeups.all()

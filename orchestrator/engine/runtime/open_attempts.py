@@ -46,16 +46,16 @@ class OpenAttempts(Generic[K]):
         self._clock = clock
         self._close = close
         self._may_have_orphans = True
-        self._taken_up = 0
+        self._set_aside_retries = 0
 
-    async def close_orphans(self, taken_up: int) -> None:
+    async def close_orphans(self, set_aside_retries: int) -> None:
         """Close the attempts whose result nothing will write, if there may be one.
 
-        ``taken_up``: number of times that terminations which were set aside were given back to the
-        loops; their orphans stay open until then.
+        ``set_aside_retries``: number of times that terminations which were set aside were given
+        back to the loops; their orphans stay open until then.
         """
-        if self._may_have_orphans or taken_up != self._taken_up:
-            self._may_have_orphans, self._taken_up = False, taken_up
+        if self._may_have_orphans or set_aside_retries != self._set_aside_retries:
+            self._may_have_orphans, self._set_aside_retries = False, set_aside_retries
             with self._orphaned_on_error():
                 await self._close(self.calls.under_way)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.decisions import evidence
-from orchestrator.domain.decisions.manual_end import NOT_CONFIGURED
+from orchestrator.domain.model.error_detail import ClientCode
 from orchestrator.services.explanation.draining import (
     escalation_suffix,
     machine_steps,
@@ -61,11 +61,12 @@ def explain_not_found(termination: Termination, _: ExplanationContext) -> Explan
 
 
 def explain_unverified(termination: Termination, context: ExplanationContext) -> Explanation:
-    if termination.problem is not None and termination.problem.code == NOT_CONFIGURED:
+    problem = termination.problem
+    if problem is not None and problem.code == ClientCode.ACCOUNT_NOT_CONFIGURED:
         return Explanation(
-            waiting_for=f"nothing: {termination.problem.message}; {live_count(termination)}; "
+            waiting_for=f"nothing: {problem.message}; {live_count(termination)}; "
             f"{job_state_text(termination)}",
-            next_action=termination.problem.advice,
+            next_action=problem.advice,
         )
     if termination.evidence >= evidence.NO_INSTANCE_LIVE and termination.machines.up:
         return _explain_machines_up(termination, context)

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.decisions.capture_coverage import missed
+from orchestrator.domain.model.error_detail import ClientCode
 from orchestrator.services.explanation.values import Explanation, ExplanationContext
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def last_error_suffix(termination: Termination) -> str:
     problem = termination.problem
     if problem is None:
         return ""
-    if problem.code == "Client.DeadlinePassed":
+    if problem.code == ClientCode.DEADLINE_PASSED:
         # The text already says that the deadline passed; the message may add a reason.
         why = problem.message.partition("; ")[2]
         return f" ({why})" if why else ""

@@ -69,7 +69,7 @@ class Fenced:
     @property
     def in_partition(self) -> dict[str, object]:
         """Parameters of IN_PARTITION."""
-        return {"partition": self._fence.partition, "locked": list(self._locks.held)}
+        return {"partition": self._fence.partition, "locked": list(self._locks.locked)}
 
     async def _write(
         self,
@@ -82,12 +82,12 @@ class Fenced:
         whose rows are locked until they are unlocked.
         """
 
-        async def held(transaction: Transaction) -> T:
+        async def fenced(transaction: Transaction) -> T:
             await transaction.lock_partition(self._fence)
             return await work(transaction)
 
         try:
-            return await self._database.write(held)
+            return await self._database.write(fenced)
         except RowsLocked as error:
             if which is None:
                 raise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import or_, select, update
 
 from orchestrator.domain.decisions.escalation import ROUND_ACTIONS
-from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.error_detail import ClientCode, ErrorDetail
 from orchestrator.store.mapping.termination_rows import from_row
 from orchestrator.store.partition import machine_captures, stragglers
 from orchestrator.store.partition.fenced import CUTOFF, IN_PARTITION, LIMIT, Fenced, tagged_union
@@ -142,7 +142,7 @@ class SqlInstanceStore(Fenced):
             )
         for termination_seq, why in unreadable.items():
             message = f"the row of one of the machines in the database cannot be read: {why}"
-            problem = ErrorDetail(code="Client.RowUnreadable", message=message)
+            problem = ErrorDetail(code=ClientCode.ROW_UNREADABLE, message=message)
             log.error(
                 "%s: machines of the termination with seq %s: %s",
                 self._fence.partition,

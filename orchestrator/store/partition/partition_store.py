@@ -301,16 +301,16 @@ class PartitionStore(Fenced):
             )
         )
 
-    async def let_go(self) -> bool:
-        return await self._locks.let_go()
+    async def forget_unlocked(self) -> bool:
+        return await self._locks.forget_unlocked()
 
     async def set_aside_until(self, now: datetime) -> datetime | None:
         async with self._database.read() as connection:
             return await set_aside.next_at(connection, self._fence.partition, now)
 
-    async def take_up(self, now: datetime) -> bool:
+    async def retry_set_aside(self, now: datetime) -> bool:
         return await self._write(
-            lambda transaction: set_aside.take_up(transaction, self._fence.partition, now)
+            lambda transaction: set_aside.retry_due(transaction, self._fence.partition, now)
         )
 
     async def start_attempt(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.store.database.database import Database
     from orchestrator.store.database.transaction import Transaction
 
-HELD_MAX = 1000
+LOCKED_MAX = 1000
 """If more are locked, the loops fail and are retried: the problem is not a few rows then."""
 SHOWN = 5
 """Number of ids that a log line names."""
@@ -48,20 +48,20 @@ class RowLocks:
     def __init__(self, database: Database, partition: str) -> None:
         self._database = database
         self._partition = partition
-        self.held: set[str] = set()
+        self.locked: set[str] = set()
         """Ids of the terminations that no loop reads."""
 
     async def find(self, which: ColumnElement[bool]) -> set[str]:
-        """Hold those of these terminations that are locked, and return their ids.
+        """Remember those of these terminations that are locked, and return their ids.
 
         The end of a termination is written to its operations as well. So a single termination
-        whose write fails is also held if one of its operations is locked.
+        whose write fails counts as locked if one of its operations is locked.
         """
-        matching, locked_rows, blocked = await self._locked(which)
+        matching, locked_rows, blocked = await self._find_locked(which)
         locked = locked_rows or (blocked if len(matching) == 1 else set())
-        if len(self.held | locked) > HELD_MAX:
+        if len(self.locked | locked) > LOCKED_MAX:
             return set()
-        if new := sorted(locked - self.held):
+        if new := sorted(locked - self.locked):
             log.error(
                 "%s: %d terminations (%s) wait: another session of the database keeps their rows, "
                 "or those of their operations, locked; find the one with the oldest transaction "
@@ -70,16 +70,16 @@ class RowLocks:
                 len(new),
                 _first_ids(new),
             )
-        self.held |= locked
+        self.locked |= locked
         return locked
 
-    async def let_go(self) -> bool:
-        """Release those that are not locked any more; return whether there was one."""
-        if not self.held:
+    async def forget_unlocked(self) -> bool:
+        """Forget those that are not locked any more; return whether there was one."""
+        if not self.locked:
             return False
-        _, locked_rows, blocked = await self._locked(terminations.c.id.in_(self.held))
-        free = sorted(self.held - locked_rows - blocked)
-        self.held.difference_update(free)
+        _, locked_rows, blocked = await self._find_locked(terminations.c.id.in_(self.locked))
+        free = sorted(self.locked - locked_rows - blocked)
+        self.locked.difference_update(free)
         if free:
             log.warning(
                 "%s: %d terminations (%s) are no longer locked",
@@ -89,7 +89,7 @@ class RowLocks:
             )
         return bool(free)
 
-    async def _locked(self, which: ColumnElement[bool]) -> tuple[set[str], set[str], set[str]]:
+    async def _find_locked(self, which: ColumnElement[bool]) -> tuple[set[str], set[str], set[str]]:
         """Return the ids of all matches, of those locked, and of those with a locked operation."""
 
         async def work(transaction: Transaction) -> tuple[set[str], set[str], set[str]]:

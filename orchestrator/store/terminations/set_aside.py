@@ -52,7 +52,7 @@ async def next_at(connection: AsyncConnection, partition: str, now: datetime) ->
     return now if at is not None and at > _latest_possible(now) else at
 
 
-async def take_up(transaction: Transaction, partition: str, now: datetime) -> bool:
+async def retry_due(transaction: Transaction, partition: str, now: datetime) -> bool:
     """Let the loops read those again that are due; each counts as set aside until its decision.
 
     Returns whether there was one, apart from those whose row is locked.

@@ -14,6 +14,7 @@ from orchestrator.cloud.refreshing import RefreshingProvider
 from orchestrator.cloud.signing import Credential, authorization
 from orchestrator.domain.errors import CloudErrorKind as Kind
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
+from orchestrator.domain.model.error_detail import ClientCode
 from orchestrator.domain.model.machine import MachineState
 from tests.support.clock import NOON, ManualClock
 from tests.unit.cloud.support import (
@@ -283,7 +284,7 @@ async def test_nothing_is_sent_without_a_credential() -> None:
     """The request fails with the error of the credential provider."""
 
     async def stopped() -> Credential:
-        raise error_codes.error(error_codes.CREDENTIAL_UNAVAILABLE, "stopped")
+        raise error_codes.error(ClientCode.CREDENTIAL_UNAVAILABLE, "stopped")
 
     clock = ManualClock()
     server = ScriptedServer(lambda _: said())

@@ -13,9 +13,10 @@ from typing import Final
 import pytest
 from aiohttp import web
 
-from orchestrator.cloud import error_codes, gateway, wire
+from orchestrator.cloud import gateway, wire
 from orchestrator.cloud.transport import ANSWER_BYTES_MAX, MIB
 from orchestrator.domain.errors import CloudErrorKind as Kind
+from orchestrator.domain.model.error_detail import ClientCode
 from tests.support.clock import NOON
 from tests.unit.cloud.support import REGION, ScriptedServer, failure, gateway_to
 
@@ -65,7 +66,7 @@ async def test_small_answer_that_decompresses_into_a_huge_one_takes_little_memor
         finally:
             tracemalloc.stop()
 
-    assert (error.kind, error.code) == (Kind.OUTCOME_UNKNOWN, error_codes.ANSWER_TOO_LARGE)
+    assert (error.kind, error.code) == (Kind.OUTCOME_UNKNOWN, ClientCode.ANSWER_TOO_LARGE)
     assert "16,777,216 bytes" in error.message
     assert peak_bytes < MEMORY_BYTES_MAX
 
@@ -78,7 +79,7 @@ async def test_endless_answer_is_cut_off() -> None:
         await endless.cut.wait()
         assert await cloud.terminate_job(region=REGION, job_id="job-1") == "r-1"
 
-    assert (error.kind, error.code) == (Kind.OUTCOME_UNKNOWN, error_codes.ANSWER_TOO_LARGE)
+    assert (error.kind, error.code) == (Kind.OUTCOME_UNKNOWN, ClientCode.ANSWER_TOO_LARGE)
     assert endless.sent_bytes < MEMORY_BYTES_MAX
 
 
@@ -86,7 +87,7 @@ async def test_endless_answer_is_cut_off() -> None:
 async def test_answer_is_read_up_to_the_bound(more_bytes) -> None:
     async with gateway_to(ScriptedServer(acknowledged(ANSWER_BYTES_MAX + more_bytes))) as cloud:
         if more_bytes:
-            assert (await failure(cloud)).code == error_codes.ANSWER_TOO_LARGE
+            assert (await failure(cloud)).code == ClientCode.ANSWER_TOO_LARGE
         else:
             assert await cloud.terminate_job(region=REGION, job_id="job-1") == "r-1"
 

@@ -13,6 +13,7 @@ from orchestrator.cloud import error_codes
 from orchestrator.cloud.refreshing import RefreshingProvider
 from orchestrator.cloud.signing import Credential
 from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.model.error_detail import ClientCode
 from tests.support.clock import ManualClock
 
 
@@ -31,7 +32,7 @@ class Source:
         self.loads += 1
         await self.open.wait()
         if self.failing:
-            raise error_codes.error(error_codes.CREDENTIAL_UNAVAILABLE, "the source is unavailable")
+            raise error_codes.error(ClientCode.CREDENTIAL_UNAVAILABLE, "the source is unavailable")
         expires_at = None
         if self.life_s is not None:
             expires_at = self.clock.now() + timedelta(seconds=self.life_s)

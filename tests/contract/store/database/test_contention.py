@@ -275,10 +275,10 @@ async def test_locked_rows_are_skipped_by_writes_of_many_rows(postgresql_url: st
                 "SELECT FROM terminations WHERE job_id = 'job-1' FOR UPDATE"
             )
             async with asyncio.timeout(postgresql.LOCK_TIMEOUT_S / 2):
-                assert [await store.take_up(again_at) for _ in range(2)] == [True, False]
+                assert [await store.retry_set_aside(again_at) for _ in range(2)] == [True, False]
                 await store.postpone(due, until_at)
             await connection.rollback()
-        assert await store.take_up(again_at)
+        assert await store.retry_set_aside(again_at)
         assert {
             row.job_id: row.schedule.next_poll_at == until_at
             for row in await due_for_batch_poll(store, 10)
@@ -307,10 +307,10 @@ async def test_a_write_of_many_rows_names_the_locked_ones_and_no_loop_reads_them
                 await writing
             assert caught.value.termination_ids == {rows[0].id}
             assert [row.job_id for row in await due_for_batch_poll(store, 10)] == ["job-2"]
-            assert not await store.let_go()
+            assert not await store.forget_unlocked()
             assert {"a", "b"} < await written_names(database)
             await connection.rollback()
-        assert await store.let_go()
+        assert await store.forget_unlocked()
         assert [row.job_id for row in await due_for_batch_poll(store, 10)] == ["job-1", "job-2"]
         await store.apply(changes, NOW)
     about = [said for said in caplog.messages if rows[0].id in said]

@@ -35,11 +35,11 @@ async def due(store: PartitionStore, *, at: float = 0.0, limit: int = 100) -> li
 
 
 async def see(
-    store: PartitionStore, sight: MachineStatus | None, *, at: float = 0.0
+    store: PartitionStore, status: MachineStatus | None, *, at: float = 0.0
 ) -> list[CapturedMachine]:
     """Read all machines that are due, and store this status for each."""
     machines = await store.instances.machines_due(later(at), later(at - 5), 100)
-    await store.instances.machines_seen([(machine, sight) for machine in machines], later(at))
+    await store.instances.machines_seen([(machine, status) for machine in machines], later(at))
     return machines
 
 
@@ -257,14 +257,14 @@ async def test_machines_that_were_gone_are_read_again_after_the_settle_window(
     await submit(records, 1, "job-1")
     job = await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
 
-    async def sighted(machine: CapturedMachine, sight: MachineStatus, at: float) -> Termination:
-        await store.instances.machines_seen([(machine, sight)], later(at))
+    async def observe(machine: CapturedMachine, status: MachineStatus, at: float) -> Termination:
+        await store.instances.machines_seen([(machine, status)], later(at))
         return await found(records, job.id)
 
     await store_fields(database, job, **STOPPED)
     first, second = await store.instances.machines_due(NOW, NOW, 10)
-    assert (await sighted(first, MachineStatus.GONE, 1)).machines.all_observed_at is None
-    job = await sighted(second, MachineStatus.TERMINATED, 2)
+    assert (await observe(first, MachineStatus.GONE, 1)).machines.all_observed_at is None
+    job = await observe(second, MachineStatus.TERMINATED, 2)
     assert job.machines.all_observed_at == later(1), "the one that was read the longest ago"
     assert await due(store, at=99) == [], "no caller has asked yet"
     job = await store_fields(database, job, confirm_from=later(30), next_poll_at=later(60))
@@ -272,10 +272,10 @@ async def test_machines_that_were_gone_are_read_again_after_the_settle_window(
     assert await due(store, at=30) == ["ins-1", "ins-2"]
     first, second = await store.instances.machines_due(later(30), later(25), 10)
     assert (first.status, second.status) == (MachineStatus.GONE, MachineStatus.TERMINATED)
-    job = await sighted(first, MachineStatus.GONE, 30)
+    job = await observe(first, MachineStatus.GONE, 30)
     assert (job.machines.all_observed_at, job.schedule.next_poll_at) == (later(2), later(60))
     assert await due(store, at=30) == ["ins-2"]
-    job = await sighted(second, MachineStatus.GONE, 31)
+    job = await observe(second, MachineStatus.GONE, 31)
     assert (job.machines.all_observed_at, job.schedule.next_poll_at) == (later(30), later(31))
     assert (job.machines.gone, job.machines.up) == (2, 0)
     assert await due(store, at=99) == []

@@ -130,7 +130,7 @@ async def write(
             await store.apply([(before, decision)], at)
 
 
-def sighting(seen: Observation, at: datetime) -> Observation:
+def observed_at(seen: Observation, at: datetime) -> Observation:
     return replace(seen, observed_at=at) if isinstance(seen, JobSeen) else seen
 
 
@@ -138,7 +138,7 @@ async def see(
     store: PartitionStore, records: SqlRecords, job_id: str, seen: Observation, at: datetime
 ) -> None:
     before = await stored(records, job_id)
-    await write(store, before, seen, decide(before, sighting(seen, at), at, POLICY), at)
+    await write(store, before, seen, decide(before, observed_at(seen, at), at, POLICY), at)
 
 
 def put_right_by_the_next_read(
@@ -172,7 +172,7 @@ async def overtake(
     """Submit ``more`` while a decision is being made: the result is as if it had come before."""
     overtaken, in_order = f"a-{number}", f"b-{number}"
     before = await stored(records, overtaken)
-    decision = decide(before, sighting(seen, at), at, POLICY)
+    decision = decide(before, observed_at(seen, at), at, POLICY)
     await submit(records, 10 + number, [overtaken, in_order], **more)
     joined = await stored(records, overtaken)
     await write(store, before, seen, decision, at)

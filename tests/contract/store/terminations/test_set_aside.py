@@ -207,7 +207,7 @@ async def test_a_termination_set_aside_by_a_wrong_clock_is_read_again_once_it_is
     assert until is not None
     put_back = until - timedelta(hours=8)
     assert await store.set_aside_until(put_back) == put_back
-    await store.take_up(put_back)
+    await store.retry_set_aside(put_back)
     assert await store.set_aside_until(put_back) is None
 
 
@@ -232,9 +232,9 @@ async def test_it_is_logged_once_and_read_again_after_a_while_and_once_it_is_rep
         assert await found(store) == {GOOD, OTHER}
         until = await store.set_aside_until(MUCH_LATER)
         assert until is not None
-        await store.take_up(until - timedelta(seconds=1))
+        await store.retry_set_aside(until - timedelta(seconds=1))
         assert await store.set_aside_until(MUCH_LATER) == until
-        await store.take_up(until)
+        await store.retry_set_aside(until)
         assert await store.set_aside_until(MUCH_LATER) is None
     assert await found(store) == {GOOD, OTHER}
     (logged,) = caplog.records
@@ -242,7 +242,7 @@ async def test_it_is_logged_once_and_read_again_after_a_while_and_once_it_is_rep
     assert "'upstairs' is not a valid EscalationLevel" in logged.message
     await run(database, "UPDATE terminations SET escalation_level = 'none'")
     assert await found(store) == {GOOD, OTHER}, "before its time"
-    await store.take_up(MUCH_LATER)
+    await store.retry_set_aside(MUCH_LATER)
     assert await found(store) == {BAD, GOOD, OTHER}
     assert (await records.set_aside(10))[0] == 1, "until something is decided on it"
     (row, *_) = await records.terminations(after=0, limit=1)
@@ -263,7 +263,7 @@ async def test_a_lost_answer_is_read_for_again_then(
     await run(database, "UPDATE terminations SET escalation_level = 'upstairs'")
     assert await store.with_open_attempts() == []
     await run(database, "UPDATE terminations SET escalation_level = 'none'")
-    await store.take_up(MUCH_LATER)
+    await store.retry_set_aside(MUCH_LATER)
     assert [each.job_id for each in await store.with_open_attempts()] == [BAD]
 
 

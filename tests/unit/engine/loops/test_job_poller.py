@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from orchestrator.cloud import error_codes
 from orchestrator.domain.decisions.unconfirmed_ends import (
     APPEARS_WITHIN_S,
     FORBIDDEN_S,
     SEEN_JOB_MISSING_S,
 )
 from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.error_detail import ClientCode
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import PollKind
 from orchestrator.domain.model.unconfirmed import FIRST_RETRY_S
@@ -497,9 +497,9 @@ async def test_a_poll_that_works_ends_the_longer_waits(database: Database) -> No
 FAILURES = [
     ("InternalError", True),
     ("ResourceNotFound.Job", True),
-    (error_codes.BAD_ANSWER, True),
-    (error_codes.TIMEOUT, True),
-    (error_codes.CONNECT_FAILED, False),
+    (ClientCode.BAD_ANSWER, True),
+    (ClientCode.TIMEOUT, True),
+    (ClientCode.CONNECT_FAILED, False),
     ("RequestLimitExceeded", False),
     ("AuthFailure.SignatureExpire", False),
     ("AuthFailure.SignatureFailure", False),

@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.cloud import error_codes
 from orchestrator.domain.decisions.capture_coverage import missed
+from orchestrator.domain.model.error_detail import ClientCode
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import CapturePolicy
 from orchestrator.domain.pacing.quota import Rate
@@ -276,7 +277,7 @@ async def machine_id(world: PartitionWorld, job_id: str, index: int) -> str:
     return found.machine_id
 
 
-@pytest.mark.parametrize("code", ["InternalError", "ResourceNotFound", error_codes.BAD_ANSWER])
+@pytest.mark.parametrize("code", ["InternalError", "ResourceNotFound", ClientCode.BAD_ANSWER])
 @pytest.mark.parametrize("place", [0, 4, 9])
 async def test_a_machine_that_makes_calls_fail_prevents_no_read_of_others(
     world: PartitionWorld, caplog: pytest.LogCaptureFixture, place: int, code: str
@@ -344,7 +345,7 @@ async def test_failing_calls_are_logged_when_the_failure_begins_changes_and_ends
     world.clock.advance(1)
     caplog.clear()
     id_ = await machine_id(world, JOB, 0)
-    for code in ("InternalError", error_codes.CONNECT_FAILED):
+    for code in ("InternalError", ClientCode.CONNECT_FAILED):
         world.network.spoil(DESCRIBE_INSTANCES, id_, code)
         for _ in range(3):
             world.clock.advance(await world.machine_poller.step())
@@ -358,6 +359,6 @@ async def test_failing_calls_are_logged_when_the_failure_begins_changes_and_ends
     fails = f"{name}: DescribeInstances fails and is tried again: "
     assert [message for message in caplog.messages if message.startswith(name)] == [
         f"{fails}InternalError: asked for {id_}",
-        f"{fails}{error_codes.CONNECT_FAILED}: asked for {id_}",
+        f"{fails}{ClientCode.CONNECT_FAILED}: asked for {id_}",
         f"{name} works again",
     ]

@@ -11,6 +11,7 @@ import pytest
 from orchestrator.cloud import error_codes
 from orchestrator.domain.audit.caveats import REVIVED
 from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.error_detail import ClientCode
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.engine.loops.revival_watcher import BACKOFF_MAX_S, COUNT_RETRY_S
 from orchestrator.engine.paced_calls import BACKOFF_BASE_S
@@ -364,7 +365,7 @@ async def test_each_failure_in_a_row_doubles_the_wait_up_to_a_minute(world: Part
 
     async def away(action: str) -> None:
         asked.append(action)
-        raise error_codes.error(error_codes.CONNECT_FAILED, "no answer")
+        raise error_codes.error(ClientCode.CONNECT_FAILED, "no answer")
 
     for failures in (9, 1):
         world.network.before_arrival = away
@@ -406,7 +407,7 @@ async def test_one_forbidden_job_is_logged_and_ends_no_other_watch(
     assert await revivals(world, bad) == []
 
 
-@pytest.mark.parametrize("code", ["InternalError", "ResourceNotFound.Job", error_codes.BAD_ANSWER])
+@pytest.mark.parametrize("code", ["InternalError", "ResourceNotFound.Job", ClientCode.BAD_ANSWER])
 @pytest.mark.parametrize("place", [0, 20, 39])
 async def test_a_job_that_makes_calls_fail_is_counted_and_ends_no_other_watch(
     database: Database, caplog: pytest.LogCaptureFixture, place: int, code: str

@@ -78,8 +78,8 @@ class Loop:
 
 async def test_orphans_are_closed_once_at_the_start_and_when_terminations_are_given_back() -> None:
     loop = Loop()
-    for taken_up in (0, 0, 1, 1):
-        await loop.attempts.close_orphans(taken_up)
+    for set_aside_retries in (0, 0, 1, 1):
+        await loop.attempts.close_orphans(set_aside_retries)
     assert len(loop.closed) == 2
 
 
