@@ -2,8 +2,8 @@
 
 Codes of the Batch actions: cloud.tencent.com/document/api/599/15911, 15908, 15904, 15909, 15910 and
 15905. Codes of the CVM actions, as far as a request by machine ids can return them: 213/15728 and
-15723. Common codes: cloud.tencent.com/document/api/599/30660. A request that
-received no usable reply has a ``ClientCode``. ``wire.open_envelope`` takes the code out of a reply.
+15723. Common codes: cloud.tencent.com/document/api/599/30660. A request that received no usable
+reply has a ``ClientCode``. ``wire.open_envelope`` takes the code out of a reply.
 """
 
 from __future__ import annotations

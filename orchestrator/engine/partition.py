@@ -114,9 +114,9 @@ class Partition:
     proofs_wait: bool = field(init=False, default=False)
     """True while a count that is to prove a stop is due and waits for its quota."""
     captures_wait: bool = field(init=False, default=False)
-    """True while a capture is due and waits for the quota of DescribeJobSubmitInfo."""
-    set_aside_retries: int = field(init=False, default=0)
-    """Number of times that terminations set aside were given back to the loops."""
+    """True if a capture waited for the quota of DescribeJobSubmitInfo at the last read of them."""
+    times_given_back: int = field(init=False, default=0)
+    """Number of times that terminations set aside, or with locked rows, came back to the loops."""
     batch_poll_due_at: float = field(init=False, default=0.0)
     """Time of the job poller's next batch poll (monotonic); now or earlier: it may have one."""
     wakeups: WakeupEvents = field(init=False, default_factory=WakeupEvents)

@@ -155,21 +155,26 @@ class Checkers:
         ):
             self._last_event = event["id"]
             self._world.fired[f"event: {event['type']}"] += 1
-            if (event["type"], event["from_state"]) == (Event.CALL_ACCEPTED, State.SENDING):
+            if event["type"] == Event.CALL_ACCEPTED:
                 self._check_accepted(event)
             if event["to_state"] and State(event["to_state"]).final:
                 self._world.fired[f"ended {event['to_state']} with {event['evidence']}"] += 1
                 self._check_end(event)
 
     def _check_accepted(self, event: sqlite3.Row) -> None:
-        """Check that an attempt is recorded as accepted only where it was, or the job stopped."""
+        """Check that a call is recorded as accepted only if it was, or may have stopped the job."""
         cloud = self._world.clouds[f"{event['region']}.cloud"]
         job_id, job, now = event["job_id"], cloud._jobs.get(event["job_id"]), cloud.now()
         acted = any(
             call.action == "TerminateJob" and call.acted and job_id in call.job_ids
             for call in cloud.calls
         )
-        if not acted and (job is None or job.live(now)):
+        may_have_acted = self.rows(
+            "SELECT 1 FROM attempts WHERE termination_id = ? AND action = 'TerminateJob'"
+            " AND (outcome IS NULL OR outcome IN ('outcome_unknown', 'interrupted'))",
+            event["termination_id"],
+        )
+        if not acted and (job is None or job.live(now) or not may_have_acted):
             self.violated("acknowledged", f"{job_id}, which no call has reached")
 
     def _check_end(self, event: sqlite3.Row) -> None:

@@ -31,7 +31,8 @@ def observations(termination: Termination) -> dict[str, object]:
     cloud's JobState, EndTime and NextAction at ``observed_at``. ``instances`` holds its eight
     counters at ``instances_observed_at`` (cloud.tencent.com/document/api/599/15912).
     ``acknowledged_at`` is the last time at which a TerminateJob request was acknowledged or was
-    observed to have had effect. ``error_code`` is the code of the last error.
+    observed to have had effect; a job that reads FAILED after a request of unknown outcome counts
+    as such. ``error_code`` is the code of the last error.
     """
     job, drain = termination.job, termination.drain
     known = {

@@ -120,8 +120,8 @@ def _on_submitted(termination: Termination, now: datetime, policy: Policy) -> De
 
 
 def _on_stopped_not_called(termination: Termination, now: datetime, policy: Policy) -> Decision:
-    # TerminateJob leaves a job FAILED. A request whose answer was lost may have acted, even if the
-    # job was read as running after it: reads can lag behind, and NextAction may be missing.
+    # TerminateJob leaves a job FAILED. A request of unknown outcome may have acted, even if the job
+    # was read as running after it: reads can lag behind, and NextAction may be missing.
     may_have_acted = (
         termination.calls.first_sent_at is not None and termination.job.state is JobState.FAILED
     )

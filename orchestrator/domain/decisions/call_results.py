@@ -54,16 +54,20 @@ def on_call_failed(
                 calls=acknowledged(decision.after.calls, termination.calls.acknowledged_at or now),
             )
             return replace(decision, after=schedule_poll(after, PollKind.SINGLE, now))
-        case CloudErrorKind.OUTCOME_UNKNOWN:
-            return Decision(after=with_unknown_outcome(failed, now), why=str(error))
-        case CloudErrorKind.STATE_CONFLICT | CloudErrorKind.JOB_NOT_FOUND:
+        case (
+            CloudErrorKind.OUTCOME_UNKNOWN
+            | CloudErrorKind.STATE_CONFLICT
+            | CloudErrorKind.JOB_NOT_FOUND
+        ):
             if error.kind is CloudErrorKind.JOB_NOT_FOUND:
                 failed = unconfirmed_ends.missing(
                     failed, TERMINATE_JOB, now, appears_within_s=policy.appears_within_s
                 )
-            # This request had no effect, but the job may be stopping because of an earlier one.
-            calls = replace(failure.before.calls, outcome_unknown=True)
-            after = replace(with_unknown_outcome(failed, now), calls=calls)
+            after = with_unknown_outcome(failed, now)
+            if error.kind is not CloudErrorKind.OUTCOME_UNKNOWN:
+                # This request had no effect, but the job may be stopping because of another one.
+                calls = replace(failure.before.calls, outcome_unknown=True)
+                after = replace(after, calls=calls)
             return Decision(after=after, why=str(error))
         case CloudErrorKind.UNAUTHORIZED:
             return _on_call_forbidden(failed, failure, now, policy)

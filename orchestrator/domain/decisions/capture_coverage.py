@@ -60,7 +60,7 @@ def missed(termination: Termination) -> str | None:
     if capture.ended_at is None or capture.counted_at is None:
         return "the capture of its machines did not finish"
     if not _counted_before_the_call(termination, capture.counted_at):
-        return "its instances were counted only after the job had begun to stop"
+        return "its instances may have been counted only after the job had begun to stop"
     nameless = capture.occupying - capture.captured
     reasons = {
         f"{capture.waiting} instances were still waiting for a machine": capture.waiting > 0,

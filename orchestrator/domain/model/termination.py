@@ -183,9 +183,12 @@ class TerminateCalls:
     """Number of times the job was found running, at first, revived, or in spite of TerminateJob;
     its machines are captured once per run."""
     begun_at: datetime | None = None
-    """Time of the first TerminateJob of any run, or of the observation that one acts."""
+    """Time of the first TerminateJob of any run, or of the observation that one acts.
+
+    Here and in ``first_sent_at``, requests that certainly had no effect do not count.
+    """
     first_sent_at: datetime | None = None
-    """Time of the first TerminateJob of this run, without those that certainly had no effect."""
+    """Time of the first TerminateJob of this run."""
     acknowledged_at: datetime | None = None
     """Time at which the cloud last acknowledged TerminateJob, or was observed to act on it."""
     outcome_unknown: bool = False

@@ -42,5 +42,5 @@ class SetAsideRetrier:
         return 0.0
 
     def _wake_loops(self) -> None:
-        self._partition.set_aside_retries += 1
+        self._partition.times_given_back += 1
         self._partition.wakeups.all()

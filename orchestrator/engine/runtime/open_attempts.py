@@ -46,16 +46,16 @@ class OpenAttempts(Generic[K]):
         self._clock = clock
         self._close = close
         self._may_have_orphans = True
-        self._set_aside_retries = 0
+        self._times_given_back = 0
 
-    async def close_orphans(self, set_aside_retries: int) -> None:
+    async def close_orphans(self, times_given_back: int) -> None:
         """Close the attempts whose result nothing will write, if there may be one.
 
-        ``set_aside_retries``: number of times that terminations which were set aside were given
-        back to the loops; their orphans stay open until then.
+        ``times_given_back``: as in ``Partition``; until then, the orphans of terminations that no
+        loop reads stay open.
         """
-        if self._may_have_orphans or set_aside_retries != self._set_aside_retries:
-            self._may_have_orphans, self._set_aside_retries = False, set_aside_retries
+        if self._may_have_orphans or times_given_back != self._times_given_back:
+            self._may_have_orphans, self._times_given_back = False, times_given_back
             with self._orphaned_on_error():
                 await self._close(self.calls.under_way)
 

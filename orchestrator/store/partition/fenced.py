@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import BindParameter, Integer, and_, bindparam, literal, select, union_all
+from sqlalchemy import BindParameter, Integer, and_, bindparam, case, literal, select, union_all
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.decisions.invariants import Invariant
@@ -55,6 +55,19 @@ def tagged_union(*statements: Select[Any]) -> CompoundSelect[Any]:
             select(rows := statement.subquery(), literal(place).label("place")).select_from(rows)
             for place, statement in enumerate(statements)
         )
+    )
+
+
+def those_of_ids(*conditions: ColumnElement[bool]) -> Select[Any]:
+    """Select those of these terminations that meet the conditions, in the order of ``seq``.
+
+    The conditions are written so that SQLite finds the rows by their ids: it would read all rows of
+    the partition by another index.
+    """
+    t = terminations.c
+    met = case((and_(*conditions), 1), else_=0) == 1
+    return (
+        select(terminations).where(t.id.in_(bindparam("ids", expanding=True)), met).order_by(t.seq)
     )
 
 

@@ -30,7 +30,14 @@ from orchestrator.store.mapping.termination_rows import (
     planned_poll_from_row,
 )
 from orchestrator.store.partition import revivals
-from orchestrator.store.partition.fenced import CUTOFF, IN_PARTITION, LIMIT, Fenced, tagged_union
+from orchestrator.store.partition.fenced import (
+    CUTOFF,
+    IN_PARTITION,
+    LIMIT,
+    Fenced,
+    tagged_union,
+    those_of_ids,
+)
 from orchestrator.store.partition.instance_store import SqlInstanceStore
 from orchestrator.store.schema import (
     attempts,
@@ -81,13 +88,12 @@ def _planned_polls(*kinds: PollFilter) -> CompoundSelect[Any]:
 
 @cache
 def _planned(kind: PollFilter) -> Select[Any]:
-    these = terminations.c.id.in_(bindparam("ids", expanding=True))
-    return _selected(select(terminations), kind).where(these).order_by(terminations.c.seq)
+    return those_of_ids(*_is_planned(kind))
 
 
-def _selected(rows: Select[Any], kind: PollFilter) -> Select[Any]:
+def _is_planned(kind: PollFilter) -> tuple[ColumnElement[bool], ...]:
     t = terminations.c
-    return rows.where(
+    return (
         IN_PARTITION,
         t.poll_kind == kind.poll_kind,
         t.next_poll_at.is_not(None),
@@ -98,7 +104,7 @@ def _selected(rows: Select[Any], kind: PollFilter) -> Select[Any]:
 
 def _soonest(rows: Select[Any], kind: PollFilter) -> Select[Any]:
     t = terminations.c
-    rows = _selected(rows, kind)
+    rows = rows.where(*_is_planned(kind))
     if kind.in_turn:
         # Written so that SQLite does not use an index on next_poll_at and then sort all due rows.
         due = case((t.next_poll_at <= CUTOFF, 1), else_=0) == 1
@@ -180,15 +186,10 @@ def _stale_counters(condition: ColumnElement[bool]) -> CompoundSelect[Any]:
 
 
 # Those of these terminations that drain and for which no count is planned.
-_DRAINING_BY_ID = (
-    select(terminations)
-    .where(
-        IN_PARTITION,
-        terminations.c.state == State.DRAINING,
-        terminations.c.poll_kind == PollKind.BATCH,
-        terminations.c.id.in_(bindparam("ids", expanding=True)),
-    )
-    .order_by(terminations.c.seq)
+_DRAINING_OF_IDS = those_of_ids(
+    IN_PARTITION,
+    terminations.c.state == State.DRAINING,
+    terminations.c.poll_kind == PollKind.BATCH,
 )
 # Stale counters of any operation, of jobs whose call was acknowledged before the cutoff.
 _STALE_COUNTERS = _stale_counters(terminations.c.acknowledged_at < CUTOFF)
@@ -267,7 +268,7 @@ class PartitionStore(Fenced):
         return await self._fetch(_WITH_OPEN_ATTEMPTS)
 
     async def draining(self, termination_ids: Sequence[str]) -> list[Termination]:
-        return await self._fetch_these(_DRAINING_BY_ID, termination_ids)
+        return await self._fetch_these(_DRAINING_OF_IDS, termination_ids)
 
     async def with_stale_counters(
         self, before: datetime, operation_ids: Sequence[str] | None, limit: int

@@ -215,6 +215,10 @@ async def test_the_next_terminations_are_found_without_sorting_all(
 
     await store.next_polls(NOW, 10, *PLANNED, UNLISTED_IN_TURN)
     await store.planned_polls(NOW, 10, *KINDS)
+    ids = [f"trm_1_job-{number}" for number in range(100)]
+    for kind in KINDS:
+        await store.planned(ids, kind)
+    await store.draining(ids)
     ready, _ = await store.ready_to_terminate(NOW, 1, capture_wait_s=0)
     assert len(ready) == 1
     to_capture, _ = await store.instances.to_read(NOW, 10)
@@ -223,7 +227,7 @@ async def test_the_next_terminations_are_found_without_sorting_all(
         if shared:  # else it reads whole tables of which it has counted nothing yet
             for way in ("seqscan", "bitmapscan"):
                 await connection.execute(text(f"SET LOCAL enable_{way} = off"))
-        single, batch, called, captured = [
+        single, batch, *of_ids, called, captured = [
             "\n".join(str(row) for row in await connection.exec_driver_sql(*explained))
             for explained in asked
         ]
@@ -233,6 +237,8 @@ async def test_the_next_terminations_are_found_without_sorting_all(
 
     assert (scans(single, "poll"), scans(single, "unseen")) == (len(PLANNED), 1)
     assert (scans(batch, "poll"), scans(batch, "unseen")) == (2, 1)
+    assert [plan for plan in of_ids if "ix_terminations" in plan] == []
+    assert len(of_ids) == len(KINDS) + 1
     assert scans(called, "turn") == 1
     assert not re.search("(?i)sort|b-tree", single + batch + called)
     first, _, _ = captured.partition("ix_terminations_rescan")

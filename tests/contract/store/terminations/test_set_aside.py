@@ -371,8 +371,15 @@ async def test_lists_hold_what_can_be_read_of_other_tables(
     assert GOOD.encode() in (await issuing.issue(operation)).data
 
 
+@pytest.mark.parametrize(
+    "corrupt",
+    [
+        "instances SET machine_id = x'ff' WHERE termination_seq =",
+        "terminations SET settle_from = 'noon' WHERE seq =",
+    ],
+)
 async def test_a_machine_whose_row_cannot_be_read_hides_those_of_its_own_job_only(
-    database: Database, store: PartitionStore, records: SqlRecords
+    database: Database, store: PartitionStore, records: SqlRecords, corrupt: str
 ) -> None:
     if database.dialect.shared:
         pytest.skip("PostgreSQL does not hold it")
@@ -381,8 +388,7 @@ async def test_a_machine_whose_row_cannot_be_read_hides_those_of_its_own_job_onl
     for record in (bad, good):
         await captured(database, record.seq, 0)
     await run(database, "UPDATE terminations SET machines_total = 1")
-    corrupt = "UPDATE instances SET machine_id = x'ff'"
-    await run(database, f"{corrupt} WHERE termination_seq = {bad.seq}")
+    await run(database, f"UPDATE {corrupt} {bad.seq}")
     for _ in range(2):
         due = await store.instances.machines_due(later(4000), later(4000), 10)
         assert [machine.termination_seq for machine in due] == [good.seq]

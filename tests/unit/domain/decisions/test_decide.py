@@ -338,33 +338,34 @@ def test_a_call_whose_outcome_is_not_known_is_resolved_by_reading_the_job(
         ) == (State.SENDING, True, PollKind.SINGLE, NOW)
 
 
-@pytest.mark.parametrize(
-    ("outcome", "state"),
-    [
-        (CloudErrorKind.OUTCOME_UNKNOWN, State.DRAINING),
-        (CloudErrorKind.NOT_SENT, State.ALREADY_FINISHED),
-        (CloudErrorKind.THROTTLED, State.ALREADY_FINISHED),
-        (CloudErrorKind.UNAUTHORIZED, State.ALREADY_FINISHED),
-        (CloudErrorKind.STATE_CONFLICT, State.ALREADY_FINISHED),
-        (CloudErrorKind.JOB_NOT_FOUND, State.ALREADY_FINISHED),
-    ],
+WITHOUT_EFFECT = (
+    *NOT_EXECUTED,
+    CloudErrorKind.UNAUTHORIZED,
+    CloudErrorKind.STATE_CONFLICT,
+    CloudErrorKind.JOB_NOT_FOUND,
 )
-@pytest.mark.parametrize("earlier", [None, *NOT_EXECUTED])
+
+
+@pytest.mark.parametrize("without", WITHOUT_EFFECT)
 @pytest.mark.parametrize("held", [False, True])
-def test_a_job_that_fails_after_a_call_which_may_have_had_effect_had_not_finished_before_it(
-    outcome: CloudErrorKind, state: State, earlier: CloudErrorKind | None, *, held: bool
+def test_a_job_that_fails_after_its_calls_had_not_finished_before_if_one_may_have_had_effect(
+    without: CloudErrorKind, *, held: bool
 ) -> None:
-    known = termination(run=1, instances_submitted=10, terminate_after=NOW)
-    if held:
-        known = with_fields(known, give_up_at=later(3600))
-    for kind in (outcome, earlier):
-        if kind is not None:
+    unknown = CloudErrorKind.OUTCOME_UNKNOWN
+    for outcomes in ([without], [unknown], [without, unknown], [unknown, without]):
+        known = termination(run=1, instances_submitted=10, terminate_after=NOW)
+        if held:
+            known = with_fields(known, give_up_at=later(3600))
+        for kind in outcomes:
             sent = decide(known, CallStarted(), later(1), POLICY).after
-            known = decide(sent, CallFailed(error(kind), known), later(2), POLICY).after
-            known = decide(known, read(RUNNING, LIVE, at=later(3)), later(3), POLICY).after
+            failure = CloudError(kind, f"Some.{kind}", "what happened")
+            sent = decide(sent, CallFailed(failure, known), later(2), POLICY).after
+            known = decide(sent, read(RUNNING, LIVE, at=later(3)), later(3), POLICY).after
             assert known.state is State.QUEUED
-    stopped = decide(known, read(FAILED, STOPPED, at=later(9)), later(9), POLICY)
-    assert stopped.after.state is state
+        expected = State.DRAINING if unknown in outcomes else State.ALREADY_FINISHED
+        for before in (known, sent):
+            stopped = decide(before, read(FAILED, STOPPED, at=later(9)), later(9), POLICY)
+            assert stopped.after.state is expected, outcomes
 
 
 def test_a_call_that_conflicts_twice_is_taken_for_acted_upon_by_another_one() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import event
 
 from orchestrator.domain.decisions.capture_coverage import missed
 from orchestrator.domain.model.batch_job import JobState
@@ -52,6 +53,27 @@ async def test_a_small_job_is_called_once_its_machines_are_captured(world: Parti
     stopped = await world.termination(JOB)
     assert missed(stopped) is None
     assert (stopped.machines.total, stopped.machines.gone) == (10, 0)
+
+
+async def test_the_database_is_not_read_while_no_call_may_be_sent(database: Database) -> None:
+    world = PartitionWorld(database, quotas=AMPLE | {SUBMIT_INFO: 1, PAGE: 1}, capture=POLICY)
+    await store_terminable(world, *job_ids(3))
+    reads = list[str]()
+
+    @event.listens_for(database.dialect.readers.sync_engine, "before_cursor_execute")
+    def on_execute(_: Any, __: Any, statement: str, *___: Any) -> None:
+        reads.append(statement)
+
+    await world.capture()
+    await world.capture()
+    assert (len(world.called(SUBMIT_INFO)), len(world.called(PAGE))) == (1, 1)
+    reads.clear()
+    wait_s = await world.capture()
+    assert reads == []
+    assert wait_s == pytest.approx(1, abs=0.1)
+    world.clock.advance(wait_s)
+    await world.capture()
+    assert len(world.called(SUBMIT_INFO)) + len(world.called(PAGE)) > 2
 
 
 async def test_instances_are_stored_as_the_cloud_shows_them(world: PartitionWorld) -> None:

@@ -78,8 +78,8 @@ class Loop:
 
 async def test_orphans_are_closed_once_at_the_start_and_when_terminations_are_given_back() -> None:
     loop = Loop()
-    for set_aside_retries in (0, 0, 1, 1):
-        await loop.attempts.close_orphans(set_aside_retries)
+    for times_given_back in (0, 0, 1, 1):
+        await loop.attempts.close_orphans(times_given_back)
     assert len(loop.closed) == 2
 
 
