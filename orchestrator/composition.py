@@ -16,7 +16,7 @@ from orchestrator.engine.replica.lease_manager import LeaseManager
 from orchestrator.engine.replica.partition_runner import PartitionRunner
 from orchestrator.engine.runtime.best_effort import BestEffort
 from orchestrator.engine.runtime.rate_limiter import before_send
-from orchestrator.engine.runtime.recently_read import RecentlyRead
+from orchestrator.engine.runtime.recently_viewed import RecentlyViewed
 from orchestrator.engine.runtime.shared_clock import SharedClock
 from orchestrator.observability.loop_steps import LoopSteps
 from orchestrator.observability.metrics import Metrics
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from orchestrator.cloud.credentials import CredentialProvider
     from orchestrator.cloud.transport import Transport
-    from orchestrator.engine.lease import Lease
+    from orchestrator.engine.lease_guard import Lease
     from orchestrator.engine.ports import Clock
     from orchestrator.settings import Account, Settings
     from orchestrator.store.database.database import Database
@@ -78,10 +78,10 @@ async def replica(name: str, env: Environment) -> Replica:
     clock = SharedClock(env.clock)
     clock.set(await lease_store.now(), read_at=clock.monotonic())
     env = replace(env, clock=clock)
-    recently_read = RecentlyRead(clock)
+    recently_viewed = RecentlyViewed(clock)
     calls: Counter[tuple[str, str]] = Counter()
     steps = LoopSteps()
-    factories = _partition_factories(env, recently_read, calls)
+    factories = _partition_factories(env, recently_viewed, calls)
     leases = LeaseManager(
         lease_store,
         env.settings.engine.lease.policy(),
@@ -93,14 +93,14 @@ async def replica(name: str, env: Environment) -> Replica:
         clock=clock,
         on_step=steps.record,
     )
-    context = _context(env, leases, recently_read, calls, steps)
+    context = _context(env, leases, recently_viewed, calls, steps)
     for waiting in await context.unconfigured.waiting():
         log.warning("%s", waiting.message)
     return Replica(context, leases)
 
 
 def _partition_factories(
-    env: Environment, recently_read: RecentlyRead, calls: Counter[tuple[str, str]]
+    env: Environment, recently_viewed: RecentlyViewed, calls: Counter[tuple[str, str]]
 ) -> dict[str, Callable[[Lease], Partition]]:
     """Return a factory for each configured partition, by name; an account has one credential.
 
@@ -131,7 +131,7 @@ def _partition_factories(
                 clock=env.clock,
                 random=env.random,
                 quotas=account.quotas.model_dump(),
-                recently_read=recently_read,
+                recently_viewed=recently_viewed,
                 poll=env.settings.engine.poll.policy(),
                 capture=env.settings.engine.capture_policy(),
                 escalation=env.settings.engine.escalation.policy(
@@ -150,7 +150,7 @@ def _partition_factories(
 def _context(
     env: Environment,
     leases: LeaseManager,
-    recently_read: RecentlyRead,
+    recently_viewed: RecentlyViewed,
     calls: Counter[tuple[str, str]],
     steps: LoopSteps,
 ) -> Context:
@@ -179,7 +179,7 @@ def _context(
         ),
         certification=Certification(histories=SqlHistories(env.database), now=now),
         tokens={token.name: token.sha256 for token in settings.auth.tokens},
-        on_read=recently_read.record,
+        on_viewed=recently_viewed.record,
         ready=Readiness(
             records=records,
             unconfigured=unconfigured,

@@ -54,7 +54,7 @@ REFRESH_TIMEOUT_S: Final = 1.0
 class Context:
     """Services that the handlers use.
 
-    ``on_read`` is called with the id of an operation that was read.
+    ``on_viewed`` is called with the id of an operation that was read.
     """
 
     records: Records
@@ -63,7 +63,7 @@ class Context:
     inspection: Inspection
     certification: Certification
     tokens: Mapping[str, str]
-    on_read: Callable[[str], None]
+    on_viewed: Callable[[str], None]
     ready: Callable[[], Awaitable[Mapping[str, object]]]
     metrics: Callable[[], Awaitable[bytes]]
 
@@ -195,7 +195,7 @@ async def get_operation(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     operation_id = _id(request)
     body = await _operation(context, await load_operation(context, operation_id))
-    context.on_read(operation_id)
+    context.on_viewed(operation_id)
     return web.json_response(body)
 
 

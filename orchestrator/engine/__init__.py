@@ -1,11 +1,12 @@
 """Engine: the loops that carry terminations from ``queued`` to a final state.
 
-``replica`` renews the leases of this process and runs the loops of each partition that it holds.
-``loops`` has one file for each loop. ``partition`` is the state that the loops of one partition
-share, ``paced_calls`` makes the calls that a loop waits for, and ``runtime`` is the code they run
-on. ``ports`` declares the store, cloud and clock that ``composition.py`` supplies. The rules are in
-``domain.decisions``: a loop makes an API call and gets the observation decided on; the decision is
-written in one transaction, with the fencing token.
+``replica`` renews the leases of this process and runs the loops of each partition that it holds. A
+partition is one account on one API host, the unit of quotas. ``loops`` has one file for each loop.
+``partition`` is the state that the loops of one partition share, ``paced_calls`` makes the calls
+that a loop waits for, and ``runtime`` is the code they run on. ``ports`` declares the store, cloud
+and clock that ``composition.py`` supplies. The rules are in ``domain.decisions``: a loop makes an
+API call, passes the result to ``decide``, and writes the decision in one transaction under the
+fencing token.
 
 A termination's way through the loops of its partition:
 
@@ -33,6 +34,6 @@ attempts without a result as ``interrupted``; a job whose TerminateJob may or ma
 is read before the request is repeated. Captures and rescans continue at the stored page.
 
 What is lost, and why that is safe: permits in use (a new holder counts all permits as spent for one
-second), the accepted rate, the statistics behind forecasts, the schedule of counts and the jobs to
+second), the allowed rate, the statistics behind forecasts, the schedule of counts and the jobs to
 count for a revival (both are restored by the next poll of each job), and pauses after failures.
 """

@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from orchestrator.domain.decisions.decision import Decision
     from orchestrator.domain.model.observation import Observation
     from orchestrator.domain.model.termination import Termination
-    from orchestrator.engine.lease import Lease
+    from orchestrator.engine.lease_guard import Lease
     from orchestrator.engine.ports import Clock, Cloud, Store
-    from orchestrator.engine.runtime.recently_read import RecentlyRead
+    from orchestrator.engine.runtime.recently_viewed import RecentlyViewed
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ FORBIDDEN_FOR_S = 120.0
 """Time for which an action counts as forbidden after its last refused call."""
 
 RATE_STEPS = 20
-"""Steps in which the accepted rate is published: 5 % of the configured rate each."""
+"""Steps in which the allowed rate is published: 5 % of the configured rate each."""
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Partition:
     clock: Clock
     random: Random
     quotas: Mapping[str, int]
-    recently_read: RecentlyRead
+    recently_viewed: RecentlyViewed
     poll: PollPolicy = field(default_factory=PollPolicy)
     capture: CapturePolicy = field(default_factory=CapturePolicy)
     escalation: EscalationPolicy = field(default_factory=EscalationPolicy)
@@ -115,8 +115,8 @@ class Partition:
     """True while a count that is to prove a stop is due and waits for its quota."""
     captures_wait: bool = field(init=False, default=False)
     """True if a capture waited for the quota of DescribeJobSubmitInfo at the last read of them."""
-    times_given_back: int = field(init=False, default=0)
-    """Number of times that terminations set aside, or with locked rows, came back to the loops."""
+    times_resumed: int = field(init=False, default=0)
+    """Number of times that terminations set aside, or with locked rows, were resumed."""
     batch_poll_due_at: float = field(init=False, default=0.0)
     """Time of the job poller's next batch poll (monotonic); now or earlier: it may have one."""
     wakeups: WakeupEvents = field(init=False, default_factory=WakeupEvents)
@@ -224,7 +224,8 @@ class Partition:
             jitter=self.random.random(),
             appears_within_s=self.appears_within_s,
             permitted_within_s=self.permitted_within_s,
-            compares=self.capture.when is not CaptureTiming.NONE and not self.captures_wait,
+            reads_submit_info=self.capture.when is not CaptureTiming.NONE
+            and not self.captures_wait,
         )
 
     def decide(self, termination: Termination, observation: Observation, at: datetime) -> Decision:
@@ -275,7 +276,7 @@ class Partition:
         await self.publish_health()
 
     async def publish_health(self) -> None:
-        """Store the trouble and the accepted rate for every replica to report, if they changed."""
+        """Store the trouble and the allowed rate for every replica to report, if they changed."""
         health = (self.trouble, self._allowed_per_s())
         if health != self._published:
             self._published = None

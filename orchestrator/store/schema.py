@@ -328,13 +328,13 @@ Index(
     sqlite_where=MACHINE_GONE,
     postgresql_where=MACHINE_GONE,
 )
-MACHINE_LEFT = text("machine_id <> '' AND (machine IS NULL OR machine IN ('up', 'missing'))")
+MACHINE_REMAINING = text("machine_id <> '' AND (machine IS NULL OR machine IN ('up', 'missing'))")
 Index(
     "ix_instances_machine_left",
     instances.c.termination_seq,
     instances.c.machine_observed_at,
-    sqlite_where=MACHINE_LEFT,
-    postgresql_where=MACHINE_LEFT,
+    sqlite_where=MACHINE_REMAINING,
+    postgresql_where=MACHINE_REMAINING,
 )
 
 operation_terminations = Table(

@@ -33,12 +33,12 @@ from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.domain.model.error_detail import ClientCode
 from orchestrator.domain.model.lifecycle import PROVEN_STATES, State
 from orchestrator.domain.model.termination import OnSubmitted
-from orchestrator.engine.lease import Lease
+from orchestrator.engine.lease_guard import Lease
 from orchestrator.engine.loops import job_prober
 from orchestrator.engine.partition import Partition
 from orchestrator.engine.replica.partition_runner import PartitionRunner
 from orchestrator.engine.runtime.loop import FAILURE_BASE_S, IDLE_MAX_S
-from orchestrator.engine.runtime.recently_read import RecentlyRead
+from orchestrator.engine.runtime.recently_viewed import RecentlyViewed
 from orchestrator.services.submission import AccountRoutes, Request, Submission
 from orchestrator.simulator.protocol.replies import Delivery
 from orchestrator.simulator.protocol.request_parser import Request as HttpRequest
@@ -351,7 +351,7 @@ async def process(world: CrashWorld, fate: Fate) -> AsyncIterator[Process]:
                 clock=clock,
                 random=random,
                 quotas=QUOTAS,
-                recently_read=RecentlyRead(clock),
+                recently_viewed=RecentlyViewed(clock),
             )
         )
         stack.push_async_callback(loops.job_prober.calls.drain, CALLS_MAX_S)

@@ -29,7 +29,7 @@ from orchestrator.domain.model.batch_job import InstanceCounters
 from orchestrator.domain.pacing.polling import drain_poll_s, recount_after_s
 from orchestrator.domain.progress import operation_forecast
 from orchestrator.domain.progress.operation_forecast import Progress
-from orchestrator.engine.loops.job_prober import COUNT_ALL_EVERY_S, RECENTLY_READ_COUNT_EVERY_S
+from orchestrator.engine.loops.job_prober import COUNT_ALL_EVERY_S, RECENTLY_VIEWED_COUNT_EVERY_S
 from tests.simulation import whole_operations
 from tests.simulation.whole_operations import POLICY, log_uniform, time_at
 
@@ -129,7 +129,7 @@ def _polls(random: Random, ends_s: Sequence[float]) -> list[tuple[float, int]]:
     """Return seconds and live instances, as one of the engine's reasons to poll would show them."""
     reason = random.randrange(4)
     batch_interval_s = log_uniform(random, POLICY.batch_min_s, POLICY.batch_max_s)
-    watched_s = log_uniform(random, RECENTLY_READ_COUNT_EVERY_S, COUNT_ALL_EVERY_S)
+    watched_s = log_uniform(random, RECENTLY_VIEWED_COUNT_EVERY_S, COUNT_ALL_EVERY_S)
     polls: list[tuple[float, int]] = []
     at = random.uniform(0, POLICY.batch_max_s)
     while at < ends_s[-1]:

@@ -234,7 +234,7 @@ BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
         "truth",
     ),
     "what had finished is called": (
-        (before_call, "_on_stopped_not_called", before_call._on_terminable),
+        (before_call, "_on_stopped_before_effect", before_call._on_terminable),
         "failed before: nodes",
         "known",
     ),

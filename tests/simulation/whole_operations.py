@@ -22,7 +22,7 @@ from orchestrator.domain.forecasting.duration_distribution import bucket, estima
 from orchestrator.domain.forecasting.forecast import of_drain
 from orchestrator.domain.pacing.polling import PollPolicy, drain_poll_s
 from orchestrator.domain.progress.operation_forecast import Progress, forecast
-from orchestrator.engine.loops.job_prober import COUNT_ALL_EVERY_S, RECENTLY_READ_COUNT_EVERY_S
+from orchestrator.engine.loops.job_prober import COUNT_ALL_EVERY_S, RECENTLY_VIEWED_COUNT_EVERY_S
 from orchestrator.store.records.drain_durations import FEW
 from orchestrator.store.records.operation_progress import ENDING_MAX
 
@@ -188,7 +188,7 @@ def operation(random: Random) -> Operation:
     at_a_time = min(jobs, calls_per_s * workload.typical_s)
     counts_per_s = calls_per_s * random.choice([1, 2])
     every_s = max(
-        random.choice([RECENTLY_READ_COUNT_EVERY_S, COUNT_ALL_EVERY_S]), at_a_time / counts_per_s
+        random.choice([RECENTLY_VIEWED_COUNT_EVERY_S, COUNT_ALL_EVERY_S]), at_a_time / counts_per_s
     )
     slower, began_s, made = random.uniform(1, 1.15), 0.0, []
     for _ in range(jobs):

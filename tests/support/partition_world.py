@@ -21,7 +21,7 @@ from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.error_detail import ClientCode
 from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
 from orchestrator.domain.pacing.polling import PollPolicy
-from orchestrator.engine.lease import Lease
+from orchestrator.engine.lease_guard import Lease
 from orchestrator.engine.loops.dispatcher import Dispatcher
 from orchestrator.engine.loops.escalator import Escalator
 from orchestrator.engine.loops.instance_reader import InstanceReader
@@ -31,7 +31,7 @@ from orchestrator.engine.loops.machine_poller import MachinePoller
 from orchestrator.engine.loops.revival_watcher import RevivalWatcher
 from orchestrator.engine.loops.set_aside import SetAsideRetrier
 from orchestrator.engine.partition import Partition
-from orchestrator.engine.runtime.recently_read import RecentlyRead
+from orchestrator.engine.runtime.recently_viewed import RecentlyViewed
 from orchestrator.engine.runtime.wakeups import WakeupEvents
 from orchestrator.simulator.cloud.job_spec import JobSpec
 from orchestrator.simulator.protocol.replies import Delivery
@@ -188,7 +188,7 @@ class PartitionWorld:
             "secret_id": SECRET_ID,
             "secret_key": secret_key,
         }
-        self.recently_read = RecentlyRead(self.clock)
+        self.recently_viewed = RecentlyViewed(self.clock)
         self.partition = Partition(
             lease=Lease(FENCE, math.inf),
             cloud=TencentBatch(
@@ -202,7 +202,7 @@ class PartitionWorld:
             clock=self.clock,
             random=NoJitter(),
             quotas=self._quotas,
-            recently_read=self.recently_read,
+            recently_viewed=self.recently_viewed,
             poll=POLL,
             capture=self._capture,
             escalation=self._escalation,

@@ -21,7 +21,7 @@ from orchestrator.engine.replica import lease_manager as engine_leases
 from orchestrator.engine.replica.lease_manager import LeaseManager, running
 from orchestrator.engine.replica.partition_runner import PartitionRunner
 from orchestrator.engine.runtime.loop import IDLE_MAX_S
-from orchestrator.engine.runtime.recently_read import RecentlyRead
+from orchestrator.engine.runtime.recently_viewed import RecentlyViewed
 from orchestrator.engine.runtime.shared_clock import SharedClock
 from orchestrator.store.database.database import Database
 from orchestrator.store.database.migrations import upgrade
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     import pytest
 
     from orchestrator.domain.leasing.leases import FencingToken, LeaseSnapshot
-    from orchestrator.engine.lease import Lease
+    from orchestrator.engine.lease_guard import Lease
 
 T = TypeVar("T")
 
@@ -227,7 +227,7 @@ class Replica:
             clock=self.clock,
             random=NoJitter(),
             quotas=AMPLE,
-            recently_read=RecentlyRead(self.clock),
+            recently_viewed=RecentlyViewed(self.clock),
             capture=NO_CAPTURE,
         )
         self.loops.append(self._kind(partition))

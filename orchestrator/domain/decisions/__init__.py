@@ -2,7 +2,7 @@
 
 Nothing here does I/O. ``decide.decide`` is the entry; it hands the observation to the module of
 the termination's state: ``before_call`` (``queued``, ``held``, ``sending``), ``draining`` or
-``settling``. ``failed_reads`` and ``call_results`` handle requests that failed. ``decision`` has
+``settling``. ``failed_reads`` and ``call_results`` handle API calls that failed. ``decision`` has
 the steps that all of them share; ``invariants`` is checked on every decision before it is written.
 
 The claim that must never be wrong is "this job has stopped". It is built up as evidence levels (see
@@ -12,7 +12,7 @@ The claim that must never be wrong is "this job has stopped". It is built up as 
 - 1: the cloud acknowledged ``TerminateJob``, or acts on it. The call is asynchronous: instances
   still run.
 - 2: the job is SUCCEED or FAILED. This alone proves little: a job can read FAILED while other
-  instances still drain, and FAILED is not absorbing, since anyone can call ``RetryJobs``.
+  instances still drain, and FAILED is not final, since anyone can call ``RetryJobs``.
 - 3: a count of the instances shows none live, and NextAction, if it was read, is not TERMINATING.
   FAILED_INTERRUPTED is live: it keeps its machine. A count below what was submitted, captured or
   counted before proves nothing (``instance_counts``).
@@ -21,8 +21,8 @@ The claim that must never be wrong is "this job has stopped". It is built up as 
 - 5: levels 3 and 4 were read again at or after the end of the settle window.
 
 A read confirms only what it carries; other values stay as they were. ``DescribeJobs`` shows the
-state only, so it can raise a doubt or show a revival, but cannot prove a stop. A read counts from
-the time its request was sent. Time passing is never evidence.
+state and EndTime but no counters, so it can raise a doubt or show a revival, but cannot prove a
+stop. A read counts from the time at which its call was sent. Time passing is never evidence.
 
 No final state rests on one answer, except ``refused``: if the refusal cannot change (a malformed
 id), or if the job is SUBMITTED and the request asks to refuse such jobs. At the end of the settle

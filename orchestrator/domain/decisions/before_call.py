@@ -1,4 +1,4 @@
-"""Decisions on a read of a job that no TerminateJob request is known to have reached."""
+"""Decisions on a read of a job on which no TerminateJob of its current run is known to act."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
 
 
-def on_job_not_called(
+def on_job_before_effect(
     termination: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Decision:
-    """Decide on a read of a job that no TerminateJob request is known to have reached."""
+    """Decide on a read of a job on which no TerminateJob of its current run is known to act."""
     updated = with_observation(termination, seen)
     if updated.job.state is JobState.SUBMITTED:
-        return _on_submitted(updated, now, policy)
+        return _on_state_submitted(updated, now, policy)
     to_read = _with_required_read(termination, updated, seen, now, policy)
     if to_read is not None:
         return Decision(
             after=replace(to_read, schedule=replace(to_read.schedule, terminate_after=None))
         )
     if evidence.proves_stopped(termination, seen):
-        return _on_stopped_not_called(updated, now, policy)
+        return _on_stopped_before_effect(updated, now, policy)
     if (
         updated.job.state is JobState.SUCCEED
         and not updated.calls.acknowledged_at
@@ -63,14 +63,14 @@ def on_job_not_called(
     return _on_terminable(updated, now, policy)
 
 
-def on_submission(
+def on_submit_info(
     termination: Termination, seen: JobSubmitted, now: datetime, policy: Policy
 ) -> Decision:
     """Store how many instances the job was submitted with, so that a count can be checked."""
     submitted = sum(task.instances for task in seen.tasks)
     updated = replace(
         termination,
-        drain=replace(termination.drain, submitted=submitted),
+        drain=replace(termination.drain, instances_submitted=submitted),
         schedule=replace(termination.schedule, failures=0),
     )
     if termination.state is State.SETTLING:
@@ -88,7 +88,9 @@ def _with_required_read(
     """
     state = updated.job.state
     unclear = state is None or state.finished or not state.documented
-    checked = updated.drain.submitted is not None or updated.calls.acknowledged_at is not None
+    checked = (
+        updated.drain.instances_submitted is not None or updated.calls.acknowledged_at is not None
+    )
     if unclear and not checked and termination.state is not State.SENDING:
         return schedule_poll(updated, PollKind.SUBMIT_INFO, now)
     if seen.instances is None and (unclear or termination.state is State.SENDING):
@@ -100,7 +102,7 @@ def _is_empty(seen: JobSeen) -> bool:
     return seen.instances is not None and not seen.instances.total
 
 
-def _on_submitted(termination: Termination, now: datetime, policy: Policy) -> Decision:
+def _on_state_submitted(termination: Termination, now: datetime, policy: Policy) -> Decision:
     if termination.request.on_submitted is OnSubmitted.REFUSE:
         problem = ErrorDetail(
             code=ClientCode.JOB_SUBMITTED,
@@ -119,7 +121,7 @@ def _on_submitted(termination: Termination, now: datetime, policy: Policy) -> De
     return replace(decision, after=schedule_poll(decision.after, PollKind.BATCH, at))
 
 
-def _on_stopped_not_called(termination: Termination, now: datetime, policy: Policy) -> Decision:
+def _on_stopped_before_effect(termination: Termination, now: datetime, policy: Policy) -> Decision:
     # TerminateJob leaves a job FAILED. A request of unknown outcome may have acted, even if the job
     # was read as running after it: reads can lag behind, and NextAction may be missing.
     may_have_acted = (

@@ -44,10 +44,10 @@ def captured(termination: Termination) -> bool:
     return captured_run >= termination.calls.run
 
 
-def submission_unread(termination: Termination) -> bool:
+def submit_info_unread(termination: Termination) -> bool:
     """Return whether the number of submitted instances is unknown."""
     capture = termination.captures.machines
-    return termination.drain.submitted is None and (capture is None or not capture.tasks)
+    return termination.drain.instances_submitted is None and (capture is None or not capture.tasks)
 
 
 def missed(termination: Termination) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
-from orchestrator.domain.decisions.before_call import on_job_not_called, on_submission
+from orchestrator.domain.decisions.before_call import on_job_before_effect, on_submit_info
 from orchestrator.domain.decisions.call_results import on_call_failed
 from orchestrator.domain.decisions.decision import (
     Decision,
@@ -73,7 +73,7 @@ def on_read(termination: Termination, seen: Read, now: datetime, policy: Policy)
         case JobSeen():
             return on_job(termination, seen, now, policy)
         case JobSubmitted():
-            return on_submission(termination, seen, now, policy)
+            return on_submit_info(termination, seen, now, policy)
         case JobUnlisted():
             return on_missing(termination, DESCRIBE_JOBS, now, policy)
         case JobsRefused():
@@ -88,7 +88,7 @@ def on_job(termination: Termination, seen: JobSeen, now: datetime, policy: Polic
     """Decide on a job that a read showed, by the state of its termination and its deadline."""
     match termination.state:
         case State.QUEUED | State.HELD | State.SENDING:
-            decision = on_job_not_called(termination, seen, now, policy)
+            decision = on_job_before_effect(termination, seen, now, policy)
         case State.DRAINING:
             decision = on_job_draining(termination, seen, now, policy)
         case State.SETTLING:

@@ -43,7 +43,7 @@ class Policy:
     ``batch_interval_s``: current interval between batch polls. ``jitter``: one draw from [0, 1).
     ``appears_within_s``: time for which a job that was never read is polled before it ends as
     ``not_found``. ``permitted_within_s``: time for which a request that the account may not make is
-    retried before the job ends as ``refused``. ``compares``: whether a job whose number of
+    retried before the job ends as ``refused``. ``reads_submit_info``: whether a job whose number of
     submitted instances is unknown is compared with DescribeJobSubmitInfo before it is verified; it
     is true if that call is in use and no capture waits for its quota.
     """
@@ -56,7 +56,7 @@ class Policy:
     backoff_max_s: float = 60.0
     appears_within_s: float = unconfirmed_ends.APPEARS_WITHIN_S
     permitted_within_s: float = unconfirmed_ends.FORBIDDEN_S
-    compares: bool = False
+    reads_submit_info: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

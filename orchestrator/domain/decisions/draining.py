@@ -104,15 +104,15 @@ def _conflict(termination: Termination) -> ErrorDetail | None:
 
 
 def _ignores_termination(termination: Termination, seen: JobSeen, policy: Policy) -> bool:
-    """Return whether the job runs with nothing pending long after TerminateJob was acknowledged.
+    """Return whether the job runs without NextAction TERMINATING long after TerminateJob.
 
-    RetryJobs may have revived it before it was observed stopped, or the cloud dropped the request.
-    Only one vendor example shows what the cloud shows while it terminates a job (NextAction
-    TERMINATING, cloud.tencent.com/document/api/599/15904), so the interval between two TerminateJob
-    requests doubles. An escalation that can no longer wait, given the deadline, takes precedence
+    RetryJobs may have revived it before it was observed stopped, or the cloud dropped the call. A
+    missing TERMINATING is weak evidence of that: a single vendor example documents it
+    (cloud.tencent.com/document/api/599/15904). So the interval between two calls doubles. An
+    escalation that can no longer wait, given the deadline, takes precedence
     over all repeats but the first.
     """
-    if seen.instances is None or not seen.untouched:
+    if seen.instances is None or not seen.not_terminating:
         return False
     if not seen.instances.live and seen.instances.total:
         return False
@@ -142,11 +142,11 @@ def _live_count_increased(termination: Termination, seen: JobSeen) -> bool:
 def _live_count_increased_since_call(termination: Termination, seen: JobSeen) -> bool:
     """Return whether more instances are live than a count after TerminateJob showed.
 
-    Nothing may be pending for the job.
+    NextAction must not be TERMINATING.
     """
     counted_at, acknowledged_at = termination.drain.counted_at, termination.calls.acknowledged_at
     since = counted_at is not None and acknowledged_at is not None and counted_at >= acknowledged_at
-    return since and seen.untouched and _live_count_increased(termination, seen)
+    return since and seen.not_terminating and _live_count_increased(termination, seen)
 
 
 def _calling_span(termination: Termination) -> timedelta:
@@ -169,8 +169,8 @@ def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy)
     if overdue(updated, now):
         return decision
     finished = updated.job.finished
-    untouched = not finished and seen.untouched
-    if untouched and _calling_span(updated) < _call_again_after(updated):
+    not_terminating = not finished and seen.not_terminating
+    if not_terminating and _calling_span(updated) < _call_again_after(updated):
         return decision  # TerminateJob is repeated first
     escalation_level = escalation.next_level(updated, seen.observed_at, policy.escalation)
     if escalation_level is None:
@@ -193,7 +193,7 @@ def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy)
 def _on_finished_not_stopped(
     termination: Termination, updated: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Termination:
-    """Plan the next read of a job that reads finished but is not proven stopped.
+    """Plan the next read of a job whose state is final but which is not proven stopped.
 
     Its instances were not counted, or some are live.
     """

@@ -19,7 +19,7 @@ from orchestrator.domain.decisions.decision import (
 )
 from orchestrator.domain.decisions.settling import (
     on_record_deleted,
-    on_submission_unread,
+    on_submit_info_unread,
 )
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.model.lifecycle import Event, State
@@ -42,7 +42,7 @@ def on_read_failed(
         termination.state is State.SETTLING
         and termination.schedule.poll_kind is PollKind.SUBMIT_INFO
     ):
-        return on_submission_unread(termination, error, now, policy)
+        return on_submit_info_unread(termination, error, now, policy)
     if error.kind is CloudErrorKind.JOB_NOT_FOUND:
         return on_missing(updated, DESCRIBE_JOB, now, policy)
     if denied and termination.state in BEFORE_EFFECT:
@@ -142,7 +142,9 @@ def _on_submission_refused(
     if refused or (known is not None and known.confirms(Verdict.FORBIDDEN, now)):
         return Decision(
             after=schedule_poll(
-                replace(updated, drain=replace(updated.drain, submitted=0)), PollKind.SINGLE, now
+                replace(updated, drain=replace(updated.drain, instances_submitted=0)),
+                PollKind.SINGLE,
+                now,
             )
         )
     return Decision(after=retry_poll(updated, now, policy))

@@ -31,7 +31,7 @@ def known_instances(termination: Termination) -> int:
     the largest earlier count. The number of instances never decreases.
     """
     counted = termination.drain.counters.total if termination.drain.counters else 0
-    submitted, captured = termination.drain.submitted or 0, 0
+    submitted, captured = termination.drain.instances_submitted or 0, 0
     if termination.captures.machines is not None:
         submitted = max(
             submitted, sum(task.instances for task in termination.captures.machines.tasks)

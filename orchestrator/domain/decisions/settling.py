@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.decisions import evidence
-from orchestrator.domain.decisions.capture_coverage import submission_unread
+from orchestrator.domain.decisions.capture_coverage import submit_info_unread
 from orchestrator.domain.decisions.decision import (
     Decision,
     after_successful_read,
@@ -118,8 +118,8 @@ def _on_revived(termination: Termination, now: datetime, policy: Policy) -> Deci
 def verify_or_read_again(termination: Termination, now: datetime, policy: Policy) -> Decision:
     """Verify a job that was read as stopped again, or plan what is still to be read.
 
-    After the deadline, a machine whose status cannot be read no longer prevents ``verified``, which
-    is about the instances; the evidence stays at 3 then.
+    Past the deadline (``overdue``), only a machine that was last read as up prevents ``verified``;
+    the evidence stays at 3 then.
     """
     gone = evidence.machines_gone(termination)
     proven = evidence.MACHINES_GONE if gone else evidence.NO_INSTANCE_LIVE
@@ -135,7 +135,11 @@ def verify_or_read_again(termination: Termination, now: datetime, policy: Policy
     counted = counted and _counts_all(updated)
     confirmed = machines.read_since(settle_until) or not machines.readable
     if counted and ((confirmed and not machines.remaining) or late):
-        if policy.compares and submission_unread(updated) and now < _compared_by(updated, now):
+        if (
+            policy.reads_submit_info
+            and submit_info_unread(updated)
+            and now < _compared_by(updated, now)
+        ):
             return Decision(after=schedule_poll(updated, PollKind.SUBMIT_INFO, now))
         if evidence.all_read_again(updated, settle_until):
             updated = replace(updated, evidence=evidence.READ_AGAIN)
@@ -147,7 +151,7 @@ def verify_or_read_again(termination: Termination, now: datetime, policy: Policy
     return Decision(after=schedule_poll(updated, PollKind.BATCH, soon))
 
 
-def on_submission_unread(
+def on_submit_info_unread(
     termination: Termination, error: CloudError, now: datetime, policy: Policy
 ) -> Decision:
     """Decide on a failed DescribeJobSubmitInfo for a job that was observed stopped.
@@ -159,7 +163,7 @@ def on_submission_unread(
     updated = termination
     if error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED):
         # 0 stands for a number that cannot be read.
-        updated = replace(updated, drain=replace(updated.drain, submitted=0))
+        updated = replace(updated, drain=replace(updated.drain, instances_submitted=0))
     soon = now + timedelta(seconds=policy.poll.settling_s)
     return Decision(after=schedule_poll(updated, PollKind.BATCH, soon))
 

@@ -1,7 +1,7 @@
 """Values of leases: fencing token, durations, and the snapshot of a renewal.
 
-``engine.replica.lease_manager`` renews the leases. ``engine.lease`` and ``RateLimiter`` keep a
-former holder from sending, ``store.partition.fenced`` keeps it from writing.
+``engine.replica.lease_manager`` renews the leases. ``engine.lease_guard`` and ``RateLimiter`` keep
+a former holder from sending, ``store.partition.fenced_writes`` keeps it from writing.
 """
 
 from __future__ import annotations

@@ -153,6 +153,6 @@ class JobSeen:
         return self.next_action == TERMINATING
 
     @property
-    def untouched(self) -> bool:
+    def not_terminating(self) -> bool:
         """True if NextAction was read and shows that the cloud is not terminating the job."""
         return self.next_action is not None and not self.terminating

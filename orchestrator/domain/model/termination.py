@@ -37,7 +37,7 @@ class PollKind(StrEnum):
     """Kinds of the next read of a job."""
 
     BATCH = "batch"
-    """DescribeJobs, together with up to 99 other jobs: the job's state only."""
+    """DescribeJobs, together with up to 99 other jobs: the job's state and EndTime, no counters."""
     SINGLE = "single"
     """DescribeJob (or DescribeTask for a job of one task): the instance counters too."""
     SUBMIT_INFO = "submit_info"
@@ -141,7 +141,7 @@ class Drain:
 
     counters: InstanceCounters | None = None
     counted_at: datetime | None = None
-    submitted: int | None = None
+    instances_submitted: int | None = None
     """As DescribeJobSubmitInfo shows it; 0 if that may not be called; None if it was not read."""
     tasks: tuple[TaskSeen, ...] = ()
     last_progress_at: datetime | None = None

@@ -50,7 +50,7 @@ class Dispatcher:
     async def step(self) -> float:
         """Start one TerminateJob request if one is due; return the seconds until the next one."""
         partition = self._partition
-        await self._attempts.close_orphans(partition.times_given_back)
+        await self._attempts.close_orphans(partition.times_resumed)
         ready_s = self._limiter.wait_s() - WRITE_AHEAD_S
         await partition.publish_health()
         if ready_s > 0:

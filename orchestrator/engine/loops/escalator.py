@@ -55,7 +55,7 @@ class Escalator:
         A level whose action has no permit does not delay the other one.
         """
         partition, store = self._partition, self._partition.store.instances
-        await self._attempts.close_orphans(partition.times_given_back)
+        await self._attempts.close_orphans(partition.times_resumed)
         if (wait_s := self._backoff.wait_s()) > 0:
             return wait_s
         waits_s = {level: self._limiters[name].wait_s() for level, name in ROUND_ACTIONS.items()}

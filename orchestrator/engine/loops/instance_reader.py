@@ -41,7 +41,10 @@ Both are shorter for jobs with a short deadline: each escalation round begins wi
 """
 
 _END_RESCAN = (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.JOB_NOT_FOUND)
-"""Refusals that end one rescan. A capture is tried again after them: it is made only once."""
+"""Refusals that end a rescan, since another one follows.
+
+They do not end a capture: there is only one in a run.
+"""
 
 log = logging.getLogger(__name__)
 

@@ -25,10 +25,10 @@ SUSPECTED_S = 60.0
 """Time for which the jobs of a failed call are kept out of the other batch polls."""
 BACKOFF_MAX_S = 10.0
 
-NOT_YET_CALLED = PollFilter(PollKind.BATCH, PENDING_STATES)
+WAITING_FOR_CALL = PollFilter(PollKind.BATCH, PENDING_STATES)
 FIRST_POLLS = PollFilter(PollKind.BATCH, PENDING_STATES, seen=False, in_turn=True)
-"""Jobs without an observation yet; used if one call cannot carry all jobs of NOT_YET_CALLED."""
-KINDS = (PollFilter(PollKind.BATCH, SENT_STATES), NOT_YET_CALLED, FIRST_POLLS)
+"""Jobs without an observation yet; used if one call cannot carry all jobs of WAITING_FOR_CALL."""
+KINDS = (PollFilter(PollKind.BATCH, SENT_STATES), WAITING_FOR_CALL, FIRST_POLLS)
 
 
 class JobPoller:
@@ -42,7 +42,7 @@ class JobPoller:
         self._partition = partition
         self._calls = DescribeJobsCalls(partition, max_s=BACKOFF_MAX_S)
         self._suspects = SuspectJobs(self.name, "DescribeJobs", partition.clock)
-        self._turns: list[PollFilter | None] = [*KINDS, None]
+        self._kinds: list[PollFilter | None] = [*KINDS, None]
         """Order of the kinds of jobs; None: the suspects.
 
         They take turns, so that many jobs of one kind do not delay another kind.
@@ -56,19 +56,19 @@ class JobPoller:
             return wait_s
         next_s = math.inf
         planned = await partition.store.planned_polls(partition.clock.now(), JOBS_PER_CALL, *KINDS)
-        if len(planned[NOT_YET_CALLED]) < JOBS_PER_CALL:
+        if len(planned[WAITING_FOR_CALL]) < JOBS_PER_CALL:
             planned[FIRST_POLLS] = []
-        for turn in list(self._turns):
+        for turn in list(self._kinds):
             if turn is None:
                 rows = self._suspects.next_group()
             elif (due_s := self._due_s(planned[turn])) <= 0:
-                rows = await self._together(planned[turn], turn)
+                rows = await self._jobs_of_next_call(planned[turn], turn)
                 next_s = 0.0
             else:
                 rows, next_s = (), min(next_s, due_s)
             if rows:
-                self._turns.remove(turn)
-                self._turns.append(turn)
+                self._kinds.remove(turn)
+                self._kinds.append(turn)
                 return await self._poll(rows, turn)
         partition.batch_poll_due_at += next_s
         return next_s
@@ -85,7 +85,7 @@ class JobPoller:
         )
         return (due_at - self._partition.clock.now()).total_seconds()
 
-    async def _together(
+    async def _jobs_of_next_call(
         self, polls: Sequence[PlannedPoll], kind: PollFilter
     ) -> Sequence[Termination]:
         """Return the jobs to read with one call, which is for one region."""

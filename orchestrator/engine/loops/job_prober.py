@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from orchestrator.engine.runtime.rate_limiter import RateLimiter
 
 READS_PER_STEP = 16
-RECENTLY_READ_COUNT_EVERY_S = 2.0
-"""Greatest age of the counters of jobs of an operation that was read recently, if quota is left."""
+RECENTLY_VIEWED_COUNT_EVERY_S = 2.0
+"""Greatest age of the counters of jobs of a recently viewed operation, if quota is left."""
 COUNT_ALL_EVERY_S = COUNTED_EVERY_S
 """The same for every other job; jobs with a short deadline sooner (``count_schedule``)."""
 
 PROOFS = PollFilter(
     PollKind.SINGLE, tuple(state for state in SENT_STATES if state is not State.SETTLING)
 )
-"""Jobs after their TerminateJob call, to prove that they stopped or to settle a doubt."""
+"""Jobs after their TerminateJob call, to prove that they stopped or to resolve a doubt."""
 LAST_COUNTS = PollFilter(PollKind.SINGLE, (State.SETTLING,))
 """Jobs proven as stopped, to be counted once more at the end of their settle window."""
 LAST_COUNT_WAITS_S = 60.0
@@ -53,7 +53,10 @@ SUBMISSIONS = PollFilter(PollKind.SUBMIT_INFO)
 """Jobs to compare with their definition: those that read as finished before any TerminateJob call,
 and those that settle with an unknown number of instances."""
 TO_COUNT = PollFilter(PollKind.BATCH, (State.DRAINING,))
-"""Draining jobs of any operation: a job that ignores its termination must be noticed."""
+"""Draining jobs of any operation: a job that ignores its termination must be noticed.
+
+A label only: no query selects them by it.
+"""
 PLANNED = (PROOFS, LAST_COUNTS, LISTED, UNLISTED, SUBMISSIONS)
 
 
@@ -166,20 +169,20 @@ class JobProber:
             self._partition.wakeups.batch_polls.set()
 
     async def _count_recently_read(self) -> float:
-        """Spend spare quota on fresh counters of operations that were read recently.
+        """Spend spare quota on fresh counters of recently viewed operations.
 
         Return the seconds until the next such count may start.
         """
         partition = self._partition
-        operation_ids = partition.recently_read.operations()
+        operation_ids = partition.recently_viewed.operations()
         if not operation_ids:
             return math.inf
         if self._job_limiter.wait_s() > 0:
             return self._job_limiter.wait_s()
-        for row in await self._with_stale_counters(operation_ids, RECENTLY_READ_COUNT_EVERY_S, 1):
+        for row in await self._with_stale_counters(operation_ids, RECENTLY_VIEWED_COUNT_EVERY_S, 1):
             self._start(row, self._job_limiter)
             return 0.0
-        return RECENTLY_READ_COUNT_EVERY_S / 4
+        return RECENTLY_VIEWED_COUNT_EVERY_S / 4
 
     def _limiters_for(self, termination: Termination) -> list[RateLimiter]:
         if termination.schedule.poll_kind is PollKind.SUBMIT_INFO:

@@ -42,5 +42,5 @@ class SetAsideRetrier:
         return 0.0
 
     def _wake_loops(self) -> None:
-        self._partition.times_given_back += 1
+        self._partition.times_resumed += 1
         self._partition.wakeups.all()

@@ -12,7 +12,7 @@ from orchestrator.domain.clock_steps import CLOCK_STEP_S
 from orchestrator.domain.errors import NotDriving, StoreUnavailable
 from orchestrator.domain.leasing.assignment import assign_partitions
 from orchestrator.domain.leasing.leases import FencingToken
-from orchestrator.engine.lease import Lease
+from orchestrator.engine.lease_guard import Lease
 from orchestrator.engine.runtime.loop import LoopKind, run_until
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class LeaseManager:
         self._replica = ""
         self._joined = False
         self._follows_clock = False
-        """True once the shared clock follows the database's; only then can a step be detected."""
+        """True once the shared clock follows the database's, so clock steps can be detected."""
         self._clock_read_at = 0.0
         """Time of the last read of the database's clock (monotonic)."""
         self._clock_error_s = 0.0
@@ -114,7 +114,7 @@ class LeaseManager:
             self.running[name].runner.wake()
 
     def stop(self) -> None:
-        """Start no more calls, and begin to give all partitions back."""
+        """Start no more calls, and begin to release all partitions."""
         self._stop_requested.set()
         for partition in self.running.values():
             partition.runner.stop()
@@ -134,7 +134,7 @@ class LeaseManager:
                 name=self.name,
             )
             await self._stop_requested.wait()
-            # ``leave`` is written after this step and so gives back what the step still takes.
+            # ``leave`` is written after this step, so it also releases what the step took.
             await asyncio.wait([renewing], timeout=LEAVE_S)
             renewing.cancel()
         if self._replica:
@@ -193,7 +193,7 @@ class LeaseManager:
     async def _follow_clock(self, snapshot: LeaseSnapshot) -> None:
         """Set the shared clock to the database's, and move the stored times of held partitions.
 
-        A partition whose stored times have not followed all recorded steps is taken again: its new
+        A partition whose stored times have not followed all clock steps is taken again: its new
         epoch refuses decisions made by the old times. It runs again once its calls in flight have
         ended.
         """

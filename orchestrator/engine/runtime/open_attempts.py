@@ -46,16 +46,16 @@ class OpenAttempts(Generic[K]):
         self._clock = clock
         self._close = close
         self._may_have_orphans = True
-        self._times_given_back = 0
+        self._times_resumed = 0
 
-    async def close_orphans(self, times_given_back: int) -> None:
+    async def close_orphans(self, times_resumed: int) -> None:
         """Close the attempts whose result nothing will write, if there may be one.
 
-        ``times_given_back``: as in ``Partition``; until then, the orphans of terminations that no
+        ``times_resumed``: as in ``Partition``; until then, the orphans of terminations that no
         loop reads stay open.
         """
-        if self._may_have_orphans or times_given_back != self._times_given_back:
-            self._may_have_orphans, self._times_given_back = False, times_given_back
+        if self._may_have_orphans or times_resumed != self._times_resumed:
+            self._may_have_orphans, self._times_resumed = False, times_resumed
             with self._orphaned_on_error():
                 await self._close(self.calls.under_way)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from orchestrator.domain.pacing.quota import Permit, Quota
-    from orchestrator.engine.lease import Lease
+    from orchestrator.engine.lease_guard import Lease
     from orchestrator.engine.ports import Clock
 
 T = TypeVar("T")
@@ -133,7 +133,7 @@ class RateLimiter:
             self._log_lower_rate(error, now)
 
     def _log_lower_rate(self, error: CloudError, now: float) -> None:
-        """Log that the accepted rate fell, at most once in LOG_INTERVAL_S."""
+        """Log that the allowed rate fell, at most once in LOG_INTERVAL_S."""
         if now >= self._log_after:
             self._log_after = now + LOG_INTERVAL_S
             log.warning(

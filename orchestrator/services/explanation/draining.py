@@ -139,5 +139,5 @@ def _remaining(termination: Termination) -> str:
         pending = f"the pending {termination.job.next_action}"
         return f"{pending} to end; no instance was live at the last count"
     if termination.job.finished:
-        return "a count that proves all instances stopped; none was live at the last count"
+        return "proof that all instances stopped: the last count showed none live but is no proof"
     return "the job to finish; no instance was live at the last count"

@@ -311,7 +311,6 @@ _RENAMED: Final = {
     "drain": {
         "counters": "instances",
         "counted_at": "instances_observed_at",
-        "submitted": "instances_submitted",
     },
     "calls": {"begun_at": "calls_begun_at"},
     "escalation": {

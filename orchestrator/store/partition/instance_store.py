@@ -12,7 +12,13 @@ from orchestrator.domain.decisions.escalation import ROUND_ACTIONS
 from orchestrator.domain.model.error_detail import ClientCode, ErrorDetail
 from orchestrator.store.mapping.termination_rows import from_row
 from orchestrator.store.partition import machine_captures, stragglers
-from orchestrator.store.partition.fenced import CUTOFF, IN_PARTITION, LIMIT, Fenced, tagged_union
+from orchestrator.store.partition.fenced_writes import (
+    CUTOFF,
+    IN_PARTITION,
+    LIMIT,
+    Fenced,
+    tagged_union,
+)
 from orchestrator.store.schema import terminations
 from orchestrator.store.terminations.turns import DISPATCH_ORDER
 

@@ -13,8 +13,8 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import CapturedMachine, MachineStatus
 from orchestrator.store.mapping.decoding import Unreadable, decoded
 from orchestrator.store.mapping.termination_rows import capture_to_row
-from orchestrator.store.partition.fenced import IN_PARTITION
-from orchestrator.store.schema import MACHINE_GONE, MACHINE_LEFT, instances, terminations
+from orchestrator.store.partition.fenced_writes import IN_PARTITION
+from orchestrator.store.schema import MACHINE_GONE, MACHINE_REMAINING, instances, terminations
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -183,7 +183,7 @@ _NOW: BindParameter[datetime] = bindparam("now", type_=_OBSERVED_AT.type)
 _MACHINES_DUE = (
     # Of jobs with machines none of which was looked up yet.
     _select_machines(
-        MACHINE_LEFT,
+        MACHINE_REMAINING,
         terminations.c.machines_total > 0,
         terminations.c.machines_observed_at.is_(None),
         terminations.c.finished_at.is_(None),
@@ -192,7 +192,7 @@ _MACHINES_DUE = (
     ),
     # Of stopped jobs, until they are gone.
     _select_machines(
-        MACHINE_LEFT,
+        MACHINE_REMAINING,
         _JOB_IS_STOPPED,
         or_(
             _OBSERVED_AT.is_(None),

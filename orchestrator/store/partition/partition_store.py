@@ -30,7 +30,7 @@ from orchestrator.store.mapping.termination_rows import (
     planned_poll_from_row,
 )
 from orchestrator.store.partition import revivals
-from orchestrator.store.partition.fenced import (
+from orchestrator.store.partition.fenced_writes import (
     CUTOFF,
     IN_PARTITION,
     LIMIT,

@@ -14,7 +14,7 @@ from orchestrator.domain.decisions.revival import revival_of
 from orchestrator.domain.model.operation import NewOperation
 from orchestrator.domain.model.termination import OnSubmitted
 from orchestrator.store.mapping.termination_rows import revival_to_row
-from orchestrator.store.partition.fenced import CUTOFF, IN_PARTITION, LIMIT
+from orchestrator.store.partition.fenced_writes import CUTOFF, IN_PARTITION, LIMIT
 from orchestrator.store.records import submission
 from orchestrator.store.schema import operation_terminations, operations, terminations
 from orchestrator.store.terminations import milestones

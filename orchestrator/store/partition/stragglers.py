@@ -18,7 +18,7 @@ from orchestrator.domain.model.machine import MachineStatus
 from orchestrator.domain.model.machine_capture import LIVE
 from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.store.mapping.termination_rows import capture_to_row
-from orchestrator.store.partition.fenced import CUTOFF, IN_PARTITION, LIMIT
+from orchestrator.store.partition.fenced_writes import CUTOFF, IN_PARTITION, LIMIT
 from orchestrator.store.partition.machine_captures import write_instances
 from orchestrator.store.schema import RESCANNED, TO_RESCAN, attempts, instances, terminations
 from orchestrator.store.terminations import milestones

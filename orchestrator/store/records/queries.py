@@ -32,7 +32,7 @@ from orchestrator.store.schema import (
     terminations,
 )
 from orchestrator.store.terminations import turns
-from orchestrator.store.terminations.set_aside import NOT_SET_ASIDE
+from orchestrator.store.terminations.set_aside import READ_BY_LOOPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -73,7 +73,7 @@ _LIVE_BY_STATE = (
         _T.state,
         func.count().label("jobs"),
         func.min(_SINCE, type_=_T.created_at.type).label("since"),
-        func.min(case((NOT_SET_ASIDE, _SINCE)), type_=_T.created_at.type).label("others_since"),
+        func.min(case((READ_BY_LOOPS, _SINCE)), type_=_T.created_at.type).label("others_since"),
     )
     .where(_T.finished_at.is_(None))
     .group_by(_T.state)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 AGAIN_AFTER_S = 60.0
 
 _T = terminations.c
-NOT_SET_ASIDE = _T.set_aside_until.is_(None)
+READ_BY_LOOPS = _T.set_aside_until.is_(None)
 CLEARED = {"set_aside": None, "set_aside_until": None}
 """Values of a termination once a decision on it was written."""
 

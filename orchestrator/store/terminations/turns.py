@@ -32,7 +32,7 @@ from orchestrator.store.schema import (
     terminations,
 )
 from orchestrator.store.sql import greatest
-from orchestrator.store.terminations.set_aside import NOT_SET_ASIDE
+from orchestrator.store.terminations.set_aside import READ_BY_LOOPS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -224,7 +224,7 @@ async def ahead(
     position = func.row_number().over(partition_by=_T.partition, order_by=DISPATCH_ORDER)
     queue = (
         select(_T.id, position.label("queue_position"))
-        .where(_T.partition.in_(partitions), _T.terminate_after <= now, NOT_SET_ASIDE)
+        .where(_T.partition.in_(partitions), _T.terminate_after <= now, READ_BY_LOOPS)
         .subquery()
     )
     found: dict[str, int] = {}

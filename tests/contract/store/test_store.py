@@ -34,7 +34,7 @@ from orchestrator.domain.model.observation import (
     Withdrawn,
 )
 from orchestrator.domain.model.termination import PollKind
-from orchestrator.engine.loops.job_poller import FIRST_POLLS, KINDS, NOT_YET_CALLED
+from orchestrator.engine.loops.job_poller import FIRST_POLLS, KINDS, WAITING_FOR_CALL
 from orchestrator.engine.loops.job_prober import PLANNED, UNLISTED_IN_TURN
 from orchestrator.services.ports import LiveTerminations
 from orchestrator.store import schema
@@ -185,7 +185,7 @@ async def test_a_job_that_is_no_longer_polled_in_that_way_is_not_planned(
     await submit(records, 1, "job-1", "job-2")
     gone, left = await due_for_batch_poll(store, 10)
     await store.apply([(gone, decide(gone, Withdrawn(), NOW, POLICY))], NOW)
-    for kind in (NOT_YET_CALLED, FIRST_POLLS):
+    for kind in (WAITING_FOR_CALL, FIRST_POLLS):
         assert await store.planned([gone.id, left.id], kind) == [left]
 
 

@@ -13,7 +13,7 @@ from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import Event
 from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.partition import DEGRADED_AFTER_FAILURES, FORBIDDEN_FOR_S
-from orchestrator.engine.runtime.recently_read import RecentlyRead
+from orchestrator.engine.runtime.recently_viewed import RecentlyViewed
 from tests.support.partition_world import AMPLE, JOB, PARTITION, POLL, PartitionWorld, job_ids
 from tests.unit.domain.build import termination
 
@@ -359,7 +359,7 @@ async def test_an_operation_is_watched_for_ten_seconds_after_it_was_asked_for(
     database: Database,
 ) -> None:
     clock = PartitionWorld(database).clock
-    watched = RecentlyRead(clock)
+    watched = RecentlyViewed(clock)
     watched.record("op_1")
     clock.advance(4)
     watched.record("op_2")

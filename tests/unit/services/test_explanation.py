@@ -270,7 +270,7 @@ DRAINING: list[Situation] = [
     (
         "finished since its instances were counted",
         {"job_state": JobState.FAILED, "instances": STOPPED},
-        "a count that proves all instances stopped; none was live at the last count; the job ",
+        "proof that all instances stopped: the last count showed none live but is no proof; ",
         "poll the job again",
         NOW,
     ),

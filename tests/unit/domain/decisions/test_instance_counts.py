@@ -82,7 +82,7 @@ def test_a_job_that_reads_finished_at_first_is_compared_with_its_submission() ->
     )
     submitted = JobSubmitted(observed_at=NOW, job_id="job-1", tasks=TEN)
     known = decide(first.after, submitted, later(1), POLICY).after
-    assert (known.drain.submitted, known.schedule.poll_kind) == (10, PollKind.SINGLE)
+    assert (known.drain.instances_submitted, known.schedule.poll_kind) == (10, PollKind.SINGLE)
     short = decide(known, read(FAILED, THREE), later(2), POLICY)
     assert (short.event, short.after.schedule.terminate_after) == (None, later(2)), (
         "it is terminated"
@@ -109,7 +109,7 @@ def test_where_the_submission_may_not_be_read_the_counters_are_taken_alone() -> 
 
 # --- jobs that were called, whose capture did not read what they were submitted as ---------------
 
-COMPARES = replace(POLICY, compares=True)
+COMPARES = replace(POLICY, reads_submit_info=True)
 AT_ITS_END = later(30)
 
 

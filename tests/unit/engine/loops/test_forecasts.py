@@ -23,7 +23,7 @@ async def live(world: PartitionWorld, seconds: float) -> None:
     """Run the loops for so long, while a client watches the first operation."""
     until = world.clock.later(seconds)
     while world.clock.now() < until:
-        world.recently_read.record("op_1")
+        world.recently_viewed.record("op_1")
         for _ in range(2):
             await world.dispatch()
             await world.job_poller.step()

@@ -24,7 +24,7 @@ from orchestrator.engine.loops.job_prober import (
     COUNT_ALL_EVERY_S,
     LAST_COUNT_WAITS_S,
     READS_PER_STEP,
-    RECENTLY_READ_COUNT_EVERY_S,
+    RECENTLY_VIEWED_COUNT_EVERY_S,
 )
 from orchestrator.engine.runtime.loop import IDLE_MAX_S
 from tests.support import HANG_S
@@ -403,7 +403,7 @@ async def draining(world: PartitionWorld, *ids: str, **known: Any) -> None:
 
 async def test_the_instances_of_a_watched_operation_are_counted(world: PartitionWorld) -> None:
     await draining(world, JOB)
-    world.recently_read.record("op_1")
+    world.recently_viewed.record("op_1")
     planned = await world.termination(JOB)
     assert await world.probe() == 0
     counted = await world.termination(JOB)
@@ -416,14 +416,14 @@ async def test_the_instances_of_a_watched_operation_are_counted(world: Partition
 async def test_an_unwatched_operation_is_not_counted(world: PartitionWorld) -> None:
     await draining(world, JOB)
     assert math.isinf(await world.probe())
-    world.recently_read.record("op_other")
-    assert await world.probe() == RECENTLY_READ_COUNT_EVERY_S / 4
+    world.recently_viewed.record("op_other")
+    assert await world.probe() == RECENTLY_VIEWED_COUNT_EVERY_S / 4
     assert world.simulator.calls == []
 
 
 async def test_it_is_watched_for_a_while_after_it_was_asked_for(world: PartitionWorld) -> None:
     await draining(world, JOB)
-    world.recently_read.record("op_1")
+    world.recently_viewed.record("op_1")
     world.clock.advance(9.9)
     await world.probe()
     assert world.called("DescribeJob") == [JOB]
@@ -433,10 +433,10 @@ async def test_it_is_watched_for_a_while_after_it_was_asked_for(world: Partition
 
 async def test_counters_are_not_read_again_while_they_are_fresh(world: PartitionWorld) -> None:
     await draining(world, JOB)
-    world.recently_read.record("op_1")
+    world.recently_viewed.record("op_1")
     await world.probe()
-    world.clock.advance(RECENTLY_READ_COUNT_EVERY_S)
-    assert await world.probe() == RECENTLY_READ_COUNT_EVERY_S / 4
+    world.clock.advance(RECENTLY_VIEWED_COUNT_EVERY_S)
+    assert await world.probe() == RECENTLY_VIEWED_COUNT_EVERY_S / 4
     world.clock.advance(0.001)
     await world.probe()
     assert world.called("DescribeJob") == [JOB, JOB]
@@ -449,7 +449,7 @@ async def test_the_job_counted_longest_ago_is_counted_first(world: PartitionWorl
         at = None if ago_s is None else world.clock.now() - timedelta(seconds=ago_s)
         await world.know(job_id, instances_observed_at=at)
     for _ in jobs:
-        world.recently_read.record("op_1")
+        world.recently_viewed.record("op_1")
         await world.probe()
         world.clock.advance(1)
     assert world.called("DescribeJob") == [jobs[2], jobs[1], jobs[3], jobs[0]]
@@ -469,8 +469,8 @@ async def test_only_what_drains_and_is_not_to_be_read_anyway_is_counted(
     world: PartitionWorld, known: dict[str, Any]
 ) -> None:
     await draining(world, JOB, **known)
-    world.recently_read.record("op_1")
-    assert await world.probe() == RECENTLY_READ_COUNT_EVERY_S / 4
+    world.recently_viewed.record("op_1")
+    assert await world.probe() == RECENTLY_VIEWED_COUNT_EVERY_S / 4
     assert world.simulator.calls == []
 
 
@@ -479,7 +479,7 @@ async def test_counting_waits_behind_every_proof(database: Database) -> None:
     proving, watched = job_ids(3)[:2], job_ids(3)[2]
     await draining(world, watched)
     await store_finished(world, *proving, seconds=-1)
-    world.recently_read.record("op_1")
+    world.recently_viewed.record("op_1")
     for _ in range(3):
         await world.probe()
         world.clock.advance(1)
@@ -488,7 +488,7 @@ async def test_counting_waits_behind_every_proof(database: Database) -> None:
 
 async def test_counting_keeps_the_quota_and_returns_its_next_time(world: PartitionWorld) -> None:
     await draining(world, *job_ids(3))
-    world.recently_read.record("op_1")
+    world.recently_viewed.record("op_1")
     assert [await world.probe() for _ in range(3)] == [0.0, 0.0, pytest.approx(1.0)]
     assert world.arrivals_s("DescribeJob") == [1.0, 1.0]
 
@@ -530,7 +530,7 @@ async def test_a_count_that_is_awaited_keeps_no_other_job_from_being_counted(
 ) -> None:
     first, second = job_ids(2)
     await draining(world, first, second)
-    world.recently_read.record("op_1")
+    world.recently_viewed.record("op_1")
     held = await world.probe_without_answer()
     await world.job_prober.step()
     await world.network.arrival("DescribeJob")
@@ -541,7 +541,7 @@ async def test_a_count_that_is_awaited_keeps_no_other_job_from_being_counted(
 
 async def test_a_due_read_shortens_the_wait_for_counting(world: PartitionWorld) -> None:
     await store_finished(world, JOB, seconds=0.2)
-    world.recently_read.record("op_1")
+    world.recently_viewed.record("op_1")
     assert await world.probe() == 0.2
 
 
@@ -583,7 +583,7 @@ async def test_a_job_that_runs_on_is_seen_however_much_is_watched(database: Data
     *watched, other = job_ids(5)
     await draining(world, *watched, acknowledged_at=world.clock.now())
     await draining(world, other, acknowledged_at=world.clock.later(-HOUR_S))
-    world.recently_read.record("op_1")
+    world.recently_viewed.record("op_1")
     for _ in range(3):
         await world.probe()
         world.clock.advance(1)

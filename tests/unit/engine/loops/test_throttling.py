@@ -65,7 +65,7 @@ async def count_for_watcher(world: PartitionWorld) -> Callable[[], Awaitable[flo
         "next_poll_at": world.clock.later(60),
     }
     await world.submit(JOB, **drains, acknowledged_at=world.clock.now())
-    world.recently_read.record("op_1")
+    world.recently_viewed.record("op_1")
     return world.probe
 
 

@@ -13,7 +13,7 @@ from orchestrator.cloud import error_codes
 from orchestrator.domain.errors import CloudError, StoreUnavailable
 from orchestrator.domain.leasing.leases import FencingToken
 from orchestrator.domain.pacing.quota import Quota
-from orchestrator.engine.lease import Lease
+from orchestrator.engine.lease_guard import Lease
 from orchestrator.engine.runtime.open_attempts import OpenAttempts
 from orchestrator.engine.runtime.rate_limiter import RateLimiter
 from tests.support import HANG_S
@@ -78,8 +78,8 @@ class Loop:
 
 async def test_orphans_are_closed_once_at_the_start_and_when_terminations_are_given_back() -> None:
     loop = Loop()
-    for times_given_back in (0, 0, 1, 1):
-        await loop.attempts.close_orphans(times_given_back)
+    for times_resumed in (0, 0, 1, 1):
+        await loop.attempts.close_orphans(times_resumed)
     assert len(loop.closed) == 2
 
 

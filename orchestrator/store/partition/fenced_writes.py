@@ -1,7 +1,8 @@
 """Base of the stores of one partition: writes under its lease, reads of its terminations.
 
 Every write first locks the row of the partition under this replica's epoch, and raises LeaseLost if
-another replica has taken it. This guards writes; ``engine.lease`` and ``RateLimiter`` guard calls.
+another replica has taken it. This guards writes; ``engine.lease_guard`` and ``RateLimiter`` guard
+calls.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 
 IN_PARTITION = and_(
     terminations.c.partition == bindparam("partition"),
-    set_aside.NOT_SET_ASIDE,
+    set_aside.READ_BY_LOOPS,
     terminations.c.id.not_in(bindparam("locked", expanding=True)),
 )
 """The terminations that the loops read: not those set aside or locked.
