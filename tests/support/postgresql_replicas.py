@@ -126,6 +126,14 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     ]
 
 
+def assert_each_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Its start and end, and no failure between; a busy machine may cause outages of its own."""
+    for subject in ("database reads", "database writes"):
+        levels = [level for level, text in logged(caplog) if text.startswith(subject)]
+        assert levels[::2] == ["ERROR"] * len(levels[::2])
+        assert levels[1::2] == ["WARNING"] * len(levels[1::2])
+
+
 async def ran(database: Database, statement: str) -> None:
     async def work(transaction: Transaction) -> None:
         await transaction.execute(text(statement))
