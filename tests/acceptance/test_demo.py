@@ -15,7 +15,11 @@ import pytest
 DEMO = (sys.executable, "-m", "orchestrator", "demo")
 DEMO_MAX_S = 120.0
 DURATION = r"(?:(\d+) min)? ?(?:(\d+) s)?"
-FORECAST = re.compile(rf"{DURATION} elapsed, last instance stopped in about {DURATION} \(90 %")
+FORECAST = re.compile(
+    rf"{DURATION} elapsed, last instance stopped in about {DURATION} \(90 %[^:]*: [^:]*: (.*)"
+)
+STOPPED = re.compile(r"(?:settling|verified) (\d+)")
+JOBS = 62
 
 
 @pytest.fixture
@@ -60,13 +64,17 @@ def wait_until_under_way(process: subprocess.Popen[str]) -> None:
     pytest.fail(f"the demo ended with {process.wait()} before it was under way")
 
 
-def forecasts(output: str) -> list[tuple[int, int]]:
-    """When each forecast was printed and when, by it, the last instance stops, in seconds."""
+def forecasts(output: str) -> list[tuple[int, int, int]]:
+    """When each was printed, when the last instance stops by it (seconds), and how many jobs had.
+
+    Jobs that had finished before are not counted.
+    """
     found = []
-    for line in FORECAST.findall(output):
-        minutes, seconds, left_minutes, left_seconds = (int(each or 0) for each in line)
+    for *times, states in FORECAST.findall(output):
+        minutes, seconds, left_minutes, left_seconds = (int(each or 0) for each in times)
         at_s = 60 * minutes + seconds
-        found.append((at_s, at_s + 60 * left_minutes + left_seconds))
+        stopped = sum(map(int, STOPPED.findall(states)))
+        found.append((at_s, at_s + 60 * left_minutes + left_seconds, stopped))
     return found
 
 
@@ -82,8 +90,11 @@ def test_everything_is_as_it_should_be(demo, tmp_path):
     assert "faults injected by the simulator, not counted above: " in output
     assert not list(tmp_path.iterdir())
     ends_s = forecasts(output)
-    _, ended_s = ends_s[-1]
-    late = [end_s for at_s, end_s in ends_s if at_s >= ended_s / 3]
+    ended_s = ends_s[-1][1]
+    # On a busy machine, a third of the time may pass before a tenth of the jobs have stopped.
+    late = [
+        end_s for at_s, end_s, stopped in ends_s if at_s >= ended_s / 3 and stopped >= JOBS / 10
+    ]
     assert len(late) > 5
     assert all(ended_s / 2 <= end_s <= 2 * ended_s for end_s in late), ends_s
 
