@@ -265,7 +265,8 @@ class TencentBatch:
                 if value is not None and (field, value) not in self._undocumented:
                     self._undocumented.add((field, value))
                     _LOG.warning(
-                        "%s of job %s is %s, an undocumented value: its instance counters decide",
+                        "%s of job %s is %s, an undocumented value; its instance counters show "
+                        "whether it has stopped",
                         field,
                         job.job_id,
                         value,
@@ -277,7 +278,8 @@ class TencentBatch:
         if error.code not in self._unknown_codes and not error_codes.meaning_of(error.code).known:
             self._unknown_codes.add(error.code)
             _LOG.warning(
-                "the cloud returned an undocumented error code: %s (request %s); please report it",
+                "the cloud returned an undocumented error code: %s (request %s); report it to the "
+                "developers of this program",
                 error.code,
                 error.request_id,
             )

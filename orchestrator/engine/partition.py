@@ -171,7 +171,8 @@ class Partition:
             if await self.store.set_aside(termination_id, error):
                 log_failure(
                     error,
-                    "%s: termination %s failed; it is set aside and tried again later",
+                    "%s: termination %s has an internal error and is tried again every minute; its "
+                    "job may still run; report this traceback",
                     self.name,
                     termination_id,
                 )

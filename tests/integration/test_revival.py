@@ -64,7 +64,7 @@ async def test_it_is_noticed_and_said_everywhere(
         assert b"NOT STOPPED FOR GOOD: 1 revived after the end" in data
         assert len(running.simulator.truth()) == 1
         assert running.simulator.truth()[0]["live"] == 3, "no request asked to terminate it again"
-    assert caplog.text.count("was revived after it had stopped") == 1
+    assert caplog.text.count("runs again after it had stopped") == 1
 
 
 async def test_a_revived_job_is_terminated_again_up_to_the_limit(database_url: str) -> None:

@@ -382,7 +382,7 @@ class _Log(logging.Handler):
         if not world.loop.is_alive(REPLICA.get()):
             return
         world.loop.note(f"{record.levelname}: {record.getMessage()}")
-        world.fired["a replica rejoined"] += "rejoining with a new id" in record.getMessage()
+        world.fired["a replica rejoined"] += "again with a new id" in record.getMessage()
         if record.exc_info:
             self._checkers.violated("log", f"{record.getMessage()}: {record.exc_info[1]!r}")
 

@@ -120,13 +120,14 @@ class Escalator:
     def _log_refusal(self, straggler: Straggler, error: CloudError | None) -> None:
         """Log the first permanent refusal of a series: retries will not help."""
         refused = error is not None and error.kind in REFUSALS
-        if refused and not self._logged:
+        if error is not None and refused and not self._logged:
             log.warning(
-                "%s: %s is refused for job %s: %s",
+                "%s: %s is refused for job %s: %s: %s",
                 self.name,
                 straggler.action,
                 straggler.job_id,
                 error,
+                error.advice or "",
             )
         self._logged = refused or (self._logged and error is not None)
 

@@ -162,10 +162,11 @@ class InstanceReader:
             now = self._partition.clock.now()
             if read.rescan:
                 log.warning(
-                    "%s: the live instances of job %s cannot be read: %s",
+                    "%s: the live instances of job %s cannot be read: %s: %s",
                     self.name,
                     read.termination.job_id,
                     error,
+                    error.advice or "",
                 )
             await self._write(read, machine_capture.ended(read.capture, now, problem))
             return

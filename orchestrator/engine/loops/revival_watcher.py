@@ -172,7 +172,11 @@ class RevivalWatcher:
         if row.id not in self._logged:
             self._logged.add(row.id)
             log.warning(
-                "%s: job %s cannot be watched for a revival: %s", self.name, row.job_id, error
+                "%s: stopped job %s cannot be watched for a revival: %s: %s",
+                self.name,
+                row.job_id,
+                error,
+                error.advice or "",
             )
         if error.kind in REFUSALS:
             await self._apply_one(row, partial(check_refused, row))

@@ -61,7 +61,7 @@ class LeaseManager:
         clock: SharedClock,
         on_step: OnStep = lambda *_: None,
     ) -> None:
-        self.name = "leases"
+        self.name = "lease manager"
         self.wake = asyncio.Event()
         self.running: dict[str, RunningPartition] = {}
         self._store = store
@@ -215,7 +215,9 @@ class LeaseManager:
             if snapshot is not None:
                 return snapshot
             log.error(
-                "leases of replica %s expired (not renewed in time); rejoining with a new id",
+                "replica %s did not renew its leases in time and sends no more API calls; it joins "
+                "again with a new id; if this repeats, check the load of this host and the latency "
+                "of the database",
                 self._replica,
             )
             for name in list(self.running):
@@ -238,7 +240,10 @@ class LeaseManager:
             else:
                 if not partition.runner.stopping:
                     log.error(
-                        "partition %s is no longer held under epoch %d: its loops stop", name, epoch
+                        "this replica lost the lease of partition %s (epoch %d) and stops its "
+                        "loops; the next holder continues them",
+                        name,
+                        epoch,
                     )
                 self._lose(name)
 

@@ -148,7 +148,7 @@ class SuspectJobs:
         if not faulty:
             self._faulty.append(rows[0].id)
             log.warning(
-                "%s: %s fails for job %s, which is read by itself instead: %s",
+                "%s: %s fails if job %s is among the ids; the job is read by a call of its own: %s",
                 self._name,
                 self._action,
                 rows[0].job_id,

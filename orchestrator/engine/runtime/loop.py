@@ -102,7 +102,12 @@ async def run_until(
                 failing[loop.name] = error
             if not logged and not isinstance(error, _LOGGED_ELSEWHERE):
                 logged = True
-                log_failure(error, "%s fails and is tried again until it works", loop.name)
+                log_failure(
+                    error,
+                    "%s has an internal error and is repeated until it works; report this "
+                    "traceback",
+                    loop.name,
+                )
             await _wait(clock, pause_s, stop)
         else:
             on_step(loop.kind, clock.monotonic() - began_at, False)
@@ -167,7 +172,7 @@ class BackgroundTasks(Generic[K]):
         except LeaseLost:
             pass
         except Exception as error:  # noqa: BLE001 - logged
-            log_failure(error, "%s failed", self._name)
+            log_failure(error, "%s had an internal error; report this traceback", self._name)
         finally:
             self.under_way.discard(key)
             self._wake.set()

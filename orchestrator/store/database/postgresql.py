@@ -202,7 +202,8 @@ class Postgresql:
                         timeout=STATEMENT_TIMEOUT_S,
                     ):
                         log.warning(
-                            "database session %d was ended: its client stopped within a statement",
+                            "this daemon ended database session %d: its client had stopped within "
+                            "a statement; check that all replicas are alive",
                             row["pid"],
                         )
                     with suppress(TimeoutError):

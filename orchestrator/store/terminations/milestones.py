@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from logging import INFO, WARNING
+from logging import ERROR, INFO, WARNING
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, select, update
@@ -78,14 +78,14 @@ def moved(transaction: Transaction, decision: Decision) -> None:
         case Event.ESCALATED:
             line, facts = "is escalated: %s: %s", (decision.why, _escalation(after))
             manual = after.escalation.level is EscalationLevel.MANUAL
-            _log_about(transaction, after, line, *facts, level=WARNING if manual else INFO)
+            _log_about(transaction, after, line, *facts, level=ERROR if manual else INFO)
         case Event.SEEN_LIVE_AGAIN:
             line = "is not stopped after all: %s"
             _log_about(transaction, after, line, decision.why, level=WARNING)
 
 
 def revived(transaction: Transaction, termination: Termination, revival: Revival) -> None:
-    next_step = "it is not terminated again"
+    next_step = "it is not terminated again; submit it again if it must stop"
     if revival.reterminated_by:
         next_step = f"operation {revival.reterminated_by} terminates it again"
     elif revival.limit_reached:
@@ -93,7 +93,7 @@ def revived(transaction: Transaction, termination: Termination, revival: Revival
     _log_about(
         transaction,
         termination,
-        "was revived after it had stopped, and is %s: %s",
+        "runs again after it had stopped (%s): %s",
         revival.job_state,
         next_step,
         level=WARNING,
@@ -132,7 +132,7 @@ def _escalation(after: Termination) -> str:
         case EscalationLevel.MACHINES:
             return f"{TERMINATE_INSTANCES} for the machine of each live one"
         case _:
-            return "manual action is required"
+            return "manual action is required; next_action of the termination has the commands"
 
 
 def _log_about(

@@ -165,7 +165,7 @@ async def test_failed_refresh_keeps_the_valid_credential(caplog) -> None:
     await settle()
 
     assert (await provider.get()).secret_id == "id-4"
-    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
 
 
 async def test_expired_credential_is_not_given_out() -> None:

@@ -141,7 +141,10 @@ async def test_the_first_call_of_an_operation_is_logged(
     [
         (EscalationLevel.INSTANCES, "TerminateTaskInstance for each live one, round 2"),
         (EscalationLevel.MACHINES, "TerminateInstances for the machine of each live one"),
-        (EscalationLevel.MANUAL, "manual action is required"),
+        (
+            EscalationLevel.MANUAL,
+            "manual action is required; next_action of the termination has the commands",
+        ),
     ],
 )
 async def test_escalated_stragglers_are_logged(
@@ -168,7 +171,7 @@ async def test_escalated_stragglers_are_logged(
     await store.apply(changes, NOW)
     line = f"job-1 (trm_1_job-1, {HERE}) is escalated: 3 of 9 instances did not stop: {step}"
     assert log.lines() == [line]
-    assert log.levels == ["WARNING" if escalation_level is EscalationLevel.MANUAL else "INFO"]
+    assert log.levels == ["ERROR" if escalation_level is EscalationLevel.MANUAL else "INFO"]
     await store.apply(changes, NOW)
     assert log.lines() == [], "it was written before"
 
@@ -229,7 +232,7 @@ async def test_a_finished_operation_is_logged(
 @pytest.mark.parametrize(
     ("reterminate_max", "reterminate_for_s", "step"),
     [
-        (0, None, "it is not terminated again"),
+        (0, None, "it is not terminated again; submit it again if it must stop"),
         (0, 600.0, "it was terminated again as often as engine.reterminate_max allows"),
         (1, 600.0, "operation op_9 terminates it again"),
     ],
@@ -254,7 +257,7 @@ async def test_a_revived_job_is_logged(
     *accepted, line = log.lines()
     assert log.levels == ["INFO"] * len(accepted) + ["WARNING"]
     assert line == (
-        f"job-1 (trm_1_job-1, {HERE}) was revived after it had stopped, and is RUNNING: {step}"
+        f"job-1 (trm_1_job-1, {HERE}) runs again after it had stopped (RUNNING): {step}"
     )
     again = [
         "operation op_9 accepted: 1 job of account 'main' in ap-guangzhou, requested by 'me': "

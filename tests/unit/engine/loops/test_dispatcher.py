@@ -298,7 +298,7 @@ async def test_an_answer_that_could_not_be_written_is_in_doubt_at_the_next_step(
     await world.dispatch()
     assert await world.outcomes(JOB) == [None]
     assert [r.getMessage() for r in caplog.records] == [
-        f"a TerminateJob call of {PARTITION} failed"
+        f"a TerminateJob call of {PARTITION} had an internal error; report this traceback"
     ]
     await world.execute("DROP TRIGGER broken")
     world.clock.advance(10)

@@ -215,7 +215,9 @@ async def test_a_read_that_could_not_be_written_is_repeated(
         "BEGIN SELECT RAISE(ABORT, 'broken'); END"
     )
     await world.probe()
-    assert [r.getMessage() for r in caplog.records] == [f"a poll of one job of {PARTITION} failed"]
+    assert [r.getMessage() for r in caplog.records] == [
+        f"a poll of one job of {PARTITION} had an internal error; report this traceback"
+    ]
     await world.execute("DROP TRIGGER broken")
     await world.probe()
     assert world.called("DescribeJob") == [JOB, JOB]

@@ -174,7 +174,7 @@ async def test_failures_are_logged_when_they_begin_and_when_they_end(
             clock.advance(await clock.waits.get())
         await steps.over.wait()
     logged = [(r.levelname, r.getMessage(), r.exc_info and r.exc_info[1]) for r in caplog.records]
-    fails = "the loop fails and is tried again until it works"
+    fails = "the loop has an internal error and is repeated until it works; report this traceback"
     assert logged == [
         ("ERROR", fails, broken),
         ("WARNING", "the loop works again after 3 failures", None),
@@ -215,7 +215,7 @@ async def test_a_failure_is_logged_after_one_of_the_database(
             clock.advance(await clock.waits.get())
         await steps.over.wait()
     assert [record.getMessage() for record in caplog.records] == [
-        "the loop fails and is tried again until it works",
+        "the loop has an internal error and is repeated until it works; report this traceback",
         "the loop works again after 3 failures",
     ]
 
@@ -358,7 +358,8 @@ async def test_a_call_that_fails_is_logged_and_fails_no_other(
     assert await calls.drain(HANG_S) is True
     assert done.is_set()
     (record,) = caplog.records
-    assert (record.levelno, record.getMessage()) == (logging.ERROR, "a call failed")
+    assert record.levelno == logging.ERROR
+    assert record.getMessage() == "a call had an internal error; report this traceback"
     assert record.exc_info is not None
     assert record.exc_info[1] is broken
 
