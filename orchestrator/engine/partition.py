@@ -171,8 +171,8 @@ class Partition:
             if await self.store.set_aside(termination_id, error):
                 log_failure(
                     error,
-                    "%s: termination %s has an internal error and is tried again every minute; its "
-                    "job may still run; report this traceback",
+                    "%s: termination %s has an internal error; it is set aside and tried again "
+                    "later; its job may still run; report this traceback",
                     self.name,
                     termination_id,
                 )

@@ -123,7 +123,7 @@ class JobProber:
             return min(*blocked_s, next_s, counts_s)
         if next_s == math.inf and any(len(rows) >= limit for _, rows in found):
             return 0.0
-        return min(next_s, counts_s, await self._count_recently_read())
+        return min(next_s, counts_s, await self._count_recently_viewed())
 
     async def _to_count(self, overdue: Sequence[str]) -> list[Termination]:
         """Return the draining jobs to count, those with a short deadline first."""
@@ -168,7 +168,7 @@ class JobProber:
             self._partition.proofs_wait = proofs_wait
             self._partition.wakeups.batch_polls.set()
 
-    async def _count_recently_read(self) -> float:
+    async def _count_recently_viewed(self) -> float:
         """Spend spare quota on fresh counters of recently viewed operations.
 
         Return the seconds until the next such count may start.

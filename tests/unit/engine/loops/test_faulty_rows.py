@@ -64,8 +64,8 @@ async def test_other_jobs_of_the_same_poll_are_written(
     (logged,) = caplog.records
     assert logged.levelname == "ERROR"
     assert logged.getMessage() == (
-        f"{PARTITION}: termination trm_{FAULTY} has an internal error and is tried again every "
-        "minute; its job may still run; report this traceback"
+        f"{PARTITION}: termination trm_{FAULTY} has an internal error; it is set aside and tried "
+        "again later; its job may still run; report this traceback"
     )
     assert logged.exc_info
     await world.execute("DROP TRIGGER fault")
