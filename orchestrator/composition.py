@@ -11,11 +11,11 @@ from orchestrator.access import credentials_of
 from orchestrator.api.routes import Context
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.domain.ids import new_id
+from orchestrator.engine.lease_guard import before_send
 from orchestrator.engine.partition import Partition
 from orchestrator.engine.replica.lease_manager import LeaseManager
 from orchestrator.engine.replica.partition_runner import PartitionRunner
 from orchestrator.engine.runtime.best_effort import BestEffort
-from orchestrator.engine.runtime.rate_limiter import before_send
 from orchestrator.engine.runtime.recently_viewed import RecentlyViewed
 from orchestrator.engine.runtime.shared_clock import SharedClock
 from orchestrator.observability.loop_steps import LoopSteps

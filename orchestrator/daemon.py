@@ -1,4 +1,4 @@
-"""The daemon: wait for the database, serve the REST API and run the engine until it is stopped."""
+"""The daemon: wait for the database, then serve the REST API and run the engine until stopped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from random import SystemRandom
@@ -29,6 +29,7 @@ from orchestrator.store.database.process_lock import only_process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractContextManager
     from random import Random
 
     from orchestrator.api.routes import Context
@@ -61,13 +62,6 @@ class SystemClock:
 
 
 @dataclass(frozen=True, slots=True)
-class Daemon:
-    """A running daemon; ``url`` is the address of its REST API."""
-
-    url: str
-
-
-@dataclass(frozen=True, slots=True)
 class Prepared:
     """A daemon with an open database that does not serve and has sent nothing to the cloud yet."""
 
@@ -77,17 +71,21 @@ class Prepared:
     random: Random
 
 
-@asynccontextmanager
-async def daemon(
-    settings: Settings, reread: Callable[[], Settings] | None = None
-) -> AsyncIterator[Daemon]:
-    """Run the daemon in this process; leaving the context stops it within ten seconds.
+async def run(
+    settings: Settings,
+    reread: Callable[[], Settings],
+    stop_signal: Callable[[], AbstractContextManager[asyncio.Event]],
+) -> None:
+    """Start the daemon, and run it until the event of ``stop_signal`` is set.
 
-    ``orchestrator serve`` (``cli.commands.serve``) enters ``prepared`` and ``serving`` itself: it
-    handles signals differently in each.
+    ``stop_signal`` is entered once the daemon is prepared: before that, a signal may end the
+    process at once.
     """
-    async with prepared(settings, reread) as parts, serving(parts) as running_daemon:
-        yield running_daemon
+    with ExitStack() as signals:
+        async with prepared(settings, reread) as parts:
+            stop = signals.enter_context(stop_signal())
+            async with serving(parts):
+                await stop.wait()
 
 
 @asynccontextmanager
@@ -133,15 +131,18 @@ async def _with_database(work: Callable[[], Awaitable[T]]) -> T:
 
 
 @asynccontextmanager
-async def serving(parts: Prepared) -> AsyncIterator[Daemon]:
-    """Serve the API and run the engine until the context is left."""
+async def serving(parts: Prepared) -> AsyncIterator[str]:
+    """Serve the API and run the engine; yields the URL of the API.
+
+    Leaving the context stops both within ten seconds.
+    """
     async with AsyncExitStack() as stack:
         url = await _listen(parts.settings, stack, parts.replica.context)
         leases = parts.replica.leases
         await stack.enter_async_context(running(leases, parts.random))
         await stack.enter_async_context(parts.database.listening(leases.on_notification))
         log.info("serving %s", url)
-        yield Daemon(url)
+        yield url
         log.info("stopping")
 
 

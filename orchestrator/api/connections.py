@@ -66,7 +66,8 @@ class Connections:
             idle = next((each for each in self._open if each.idle), None)
             if idle is None:
                 log.warning(
-                    "all %d connections to the API are in use: a new one is refused with 503",
+                    "all %d connections to the API are in use: a new one is refused with 503; find "
+                    "the client that opens them, or raise LimitNOFILE",
                     self.most,
                 )
                 return False

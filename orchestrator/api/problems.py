@@ -127,11 +127,19 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
         problem = _of_domain(error)
         if problem is not None:
             return problem.response()
-        log.exception("request %s %s failed", request.method, request.path)
+        log.exception(
+            "request %s %s had an internal error and is answered 500; report this traceback",
+            request.method,
+            request.path,
+        )
     except web.HTTPException as error:
         if error.status < web.HTTPBadRequest.status_code:
             raise
         return of_http(error).response()
     except Exception:
-        log.exception("request %s %s failed", request.method, request.path)
+        log.exception(
+            "request %s %s had an internal error and is answered 500; report this traceback",
+            request.method,
+            request.path,
+        )
     return Problem(500, "internal", "Internal server error", "see the daemon's log").response()

@@ -17,7 +17,7 @@ from orchestrator.api.pagination import Page
 from orchestrator.api.problems import Problem
 from orchestrator.domain.bounds import storable
 from orchestrator.domain.errors import NotFound, StoreUnavailable
-from orchestrator.domain.model import machine_capture
+from orchestrator.domain.model import instance_scan
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import MachineStatus
@@ -273,7 +273,7 @@ async def list_instances(request: web.Request) -> web.Response:
     """
     reject_unknown_parameters(request, *PAGING, "state", "machine")
     page = Page.of(request)
-    state = _choice(request, "state", (LIVE, *machine_capture.LIVE))
+    state = _choice(request, "state", (LIVE, *instance_scan.LIVE))
     machine = _choice(request, "machine", tuple(MachineStatus))
     termination = (await load_termination(request)).termination
     if not termination.state.final:
@@ -283,7 +283,7 @@ async def list_instances(request: web.Request) -> web.Response:
     none_live = termination.drain.counters is not None and not termination.drain.counters.live
     states: Collection[JobState] | None = None
     if state is not None:
-        wanted = machine_capture.LIVE if state == LIVE else (JobState(state),)
+        wanted = instance_scan.LIVE if state == LIVE else (JobState(state),)
         states = () if none_live else wanted
     records = await request.app[CONTEXT].records.instances(
         after=page.after,

@@ -278,10 +278,10 @@ class TencentBatch:
         if error.code not in self._unknown_codes and not error_codes.meaning_of(error.code).known:
             self._unknown_codes.add(error.code)
             _LOG.warning(
-                "the cloud returned an undocumented error code: %s (request %s); report it to the "
-                "developers of this program",
+                "the cloud returned an undocumented error code: %s%s; report it to the developers "
+                "of this program",
                 error.code,
-                error.request_id,
+                f" (RequestId {error.request_id})" if error.request_id else "",
             )
 
 

@@ -108,7 +108,9 @@ class RefreshingProvider:
             margin_s = min(self._margin_s, life_s / 2)
             self._due_at = loaded.expires_at - timedelta(seconds=margin_s)
         if self._failure is not None:
-            _LOG.warning("account %s: the credential is loaded again", self._account)
+            _LOG.warning(
+                "account %s: the credential could be loaded; API calls continue", self._account
+            )
         elif self._rejected and loaded != self._held:
             _LOG.info(
                 "account %s: the cloud refused the credential; a new one from the same source is "
@@ -121,10 +123,9 @@ class RefreshingProvider:
     def _keep_failure(self, error: CloudError) -> None:
         if self._failure is None:
             _LOG.warning(
-                "account %s: the credential cannot be loaded: %s: %s",
+                "account %s: the credential cannot be loaded: %s",
                 self._account,
-                error,
-                error.advice or "",
+                error.with_advice,
             )
         self._failure = error
         self._load_not_before = self._clock.monotonic() + self._retry_s

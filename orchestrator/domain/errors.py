@@ -149,10 +149,15 @@ class CloudError(OrchestratorError):
         advice: str | None = None,
         quota_ceiling: int | None = None,
     ) -> None:
-        super().__init__(f"{code}: {message}")
+        super().__init__(f"{code}: {message}" if message else code)
         self.kind = kind
         self.code = code
         self.message = message
         self.request_id = request_id
         self.advice = advice
         self.quota_ceiling = quota_ceiling
+
+    @property
+    def with_advice(self) -> str:
+        """Code, message and, if there is one, the advice; for the log."""
+        return f"{self}: {self.advice}" if self.advice else str(self)

@@ -35,7 +35,7 @@ class DrainStatistics:
     def on_decision(self, decision: Decision) -> None:
         """Record a drain that begins or ends."""
         after, event = decision.after, decision.event
-        if event is Event.CALL_ACCEPTED:
+        if event is Event.CALL_ACKNOWLEDGED:
             room = len(self._began_at) < FOLLOWED_MAX or after.id in self._began_at
             if room and after.calls.acknowledged_at is not None:
                 self._began_at[after.id] = after.calls.acknowledged_at

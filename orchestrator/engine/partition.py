@@ -27,8 +27,8 @@ from orchestrator.domain.model.attempt import (
     TERMINATE_TASK_INSTANCE,
 )
 from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.instance_scan import CapturePolicy, CaptureTiming
 from orchestrator.domain.model.lifecycle import Event
-from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
 from orchestrator.domain.pacing.polling import FINISH_WINDOW_S, PollPolicy, batch_poll_interval_s
 from orchestrator.domain.pacing.quota import Quota
 from orchestrator.domain.progress.termination_forecast import with_forecast
@@ -113,7 +113,7 @@ class Partition:
     """By the name of the action's rate limiter."""
     proofs_wait: bool = field(init=False, default=False)
     """True while a count that is to prove a stop is due and waits for its quota."""
-    captures_wait: bool = field(init=False, default=False)
+    captures_lack_quota: bool = field(init=False, default=False)
     """True if a capture waited for the quota of DescribeJobSubmitInfo at the last read of them."""
     times_resumed: int = field(init=False, default=0)
     """Number of times that terminations set aside, or with locked rows, were resumed."""
@@ -172,7 +172,7 @@ class Partition:
                 log_failure(
                     error,
                     "%s: termination %s has an internal error; it is set aside and tried again "
-                    "later; its job may still run; report this traceback",
+                    "every minute; its job may still run; report this traceback",
                     self.name,
                     termination_id,
                 )
@@ -226,7 +226,7 @@ class Partition:
             appears_within_s=self.appears_within_s,
             permitted_within_s=self.permitted_within_s,
             reads_submit_info=self.capture.when is not CaptureTiming.NONE
-            and not self.captures_wait,
+            and not self.captures_lack_quota,
         )
 
     def decide(self, termination: Termination, observation: Observation, at: datetime) -> Decision:
@@ -258,7 +258,12 @@ class Partition:
     def on_decision(self, before: Termination, decision: Decision) -> None:
         """Wake the loops that a decision concerns, and record ends of jobs and their durations."""
         if before.schedule.set_aside is not None:
-            log.warning("%s: termination %s is no longer set aside", self.name, before.id)
+            log.warning(
+                "%s: termination %s of job %s goes on: it is no longer set aside",
+                self.name,
+                before.id,
+                before.job_id,
+            )
         self.wakeups.on_decision(before, decision.after)
         if self.counts.on_decision(decision.after):
             self.wakeups.single_polls.set()
@@ -327,7 +332,7 @@ class Partition:
         )
         self._forbidden[limiter.name] = _Forbidden(problem, in_a_row, self.clock.monotonic())
         if in_a_row == DEGRADED_AFTER_FAILURES:
-            log.error("%s is not allowed: %s: %s", limiter.name, error, error.advice or "")
+            log.error("%s is not allowed: %s", limiter.name, error.with_advice)
 
     def _update_health(self, error: CloudError | None) -> None:
         if error is None or error.kind not in _TROUBLE:
@@ -342,7 +347,7 @@ class Partition:
         if lasting and (self._outage is None or self._outage.code != error.code):
             if error.code not in self._logged:
                 self._logged.add(error.code)
-                log.error("API calls of %s fail: %s: %s", self.name, error, error.advice or "")
+                log.error("API calls of %s fail: %s", self.name, error.with_advice)
             self._outage = ErrorDetail(code=error.code, message=error.message, advice=error.advice)
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
     from orchestrator.domain.model.batch_job import JobSeen, JobState, JobSubmitted, TaskPage
     from orchestrator.domain.model.error_detail import ErrorDetail
+    from orchestrator.domain.model.instance_scan import InstanceScan
     from orchestrator.domain.model.machine import CapturedMachine, MachineSeen, MachineStatus
-    from orchestrator.domain.model.machine_capture import Capture
     from orchestrator.domain.model.termination import (
         EscalationLevel,
         PlannedPoll,
@@ -117,7 +117,7 @@ class InstanceStore(Protocol):
     async def write_capture(
         self,
         before: Termination,
-        after: Capture,
+        after: InstanceScan,
         page: TaskPage | None = None,
         *,
         awaits: bool,
@@ -132,7 +132,7 @@ class InstanceStore(Protocol):
     async def write_rescan(
         self,
         before: Termination,
-        after: Capture,
+        after: InstanceScan,
         page: TaskPage | None = None,
         *,
         due_at: datetime | None,

@@ -138,7 +138,10 @@ class _Live(Collector):
             except (StoreUnavailable, TimeoutError):  # the store logs outages
                 pass
             except Exception:
-                log.exception("/metrics omits the unfinished terminations: they cannot be counted")
+                log.exception(
+                    "/metrics omits the unfinished terminations: they cannot be counted; report "
+                    "this traceback"
+                )
             self._fresh_until = loop.time() + FRESH_S
 
     def collect(self) -> Iterator[Metric]:

@@ -34,7 +34,7 @@ from orchestrator.domain.decisions.escalation import READ_MAX_INSTANCES, Escalat
 from orchestrator.domain.decisions.revival import RETERMINATE_MAX
 from orchestrator.domain.decisions.unconfirmed_ends import APPEARS_WITHIN_S, FORBIDDEN_S
 from orchestrator.domain.leasing.leases import LeasePolicy
-from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
+from orchestrator.domain.model.instance_scan import CapturePolicy, CaptureTiming
 from orchestrator.domain.pacing.polling import PollPolicy
 from orchestrator.domain.tokens import digest
 from orchestrator.paths import possible

@@ -13,7 +13,7 @@ from typing import Any, Final
 import aiohttp
 
 from orchestrator.cli.demo.subprocesses import Child, child, free_ports
-from orchestrator.domain.model.machine_capture import PAGE_INSTANCES
+from orchestrator.domain.model.instance_scan import PAGE_INSTANCES
 from orchestrator.engine.loops.machine_poller import MACHINES_PER_CALL
 from orchestrator.engine.partition import ACTIONS
 from orchestrator.settings import Quotas

@@ -18,15 +18,14 @@ from typing import Any
 
 import aiohttp
 
-from orchestrator.daemon import daemon
-from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
+from orchestrator.domain.model.instance_scan import CapturePolicy, CaptureTiming
 from orchestrator.engine.partition import ACTIONS
 from orchestrator.settings import Quotas
 from orchestrator.simulator.http.app import serve
 from orchestrator.simulator.simulator import Call, Simulator
 from orchestrator.simulator.traffic.fault_injection import EVERY_ACTION, Fault, read_faults
 from tests.benchmarks.figures import Figure
-from tests.support.service import SECRETS, settings
+from tests.support.service import SECRETS, daemon, settings
 
 WAIT_S = 400
 FAST_QUOTAS = {"TerminateJob": 20, "DescribeJob": 50, "DescribeJobs": 10, "DescribeTask": 20}
@@ -146,7 +145,7 @@ async def _measure(
             configured = settings(url, f"sqlite:///{folder}/bench.db", engine=engine)
             account = configured.accounts["main"].model_copy(update={"quotas": Quotas(**quotas)})
             configured = configured.model_copy(update={"accounts": {"main": account}})
-            async with daemon(configured) as running, aiohttp.ClientSession(running.url) as client:
+            async with daemon(configured) as api, aiohttp.ClientSession(api) as client:
                 body = {"jobs": job_ids, "reason": "benchmark"}
                 async with client.post("/v1/operations", json=body) as answer:
                     path = answer.headers["Location"]

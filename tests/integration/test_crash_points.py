@@ -34,7 +34,7 @@ from orchestrator.domain.model.error_detail import ClientCode
 from orchestrator.domain.model.lifecycle import PROVEN_STATES, State
 from orchestrator.domain.model.termination import OnSubmitted
 from orchestrator.engine.lease_guard import Lease
-from orchestrator.engine.loops import job_prober
+from orchestrator.engine.loops import single_job_poller
 from orchestrator.engine.partition import Partition
 from orchestrator.engine.replica.partition_runner import PartitionRunner
 from orchestrator.engine.runtime.loop import FAILURE_BASE_S, IDLE_MAX_S
@@ -305,8 +305,8 @@ class Process:
 
     async def _step(self, loop: Loop) -> float:
         wait_s = await tried(loop.step())
-        assert await self.loops.dispatcher.calls.drain(CALLS_MAX_S)
-        assert await self.loops.job_prober.calls.drain(CALLS_MAX_S)
+        assert await self.loops.job_terminator.calls.drain(CALLS_MAX_S)
+        assert await self.loops.single_job_poller.calls.drain(CALLS_MAX_S)
         assert await self.loops.instance_reader.calls.drain(CALLS_MAX_S)
         assert await self.loops.escalator.calls.drain(CALLS_MAX_S)
         return FAILURE_BASE_S if wait_s is None else wait_s
@@ -354,9 +354,9 @@ async def process(world: CrashWorld, fate: Fate) -> AsyncIterator[Process]:
                 recently_viewed=RecentlyViewed(clock),
             )
         )
-        stack.push_async_callback(loops.job_prober.calls.drain, CALLS_MAX_S)
+        stack.push_async_callback(loops.single_job_poller.calls.drain, CALLS_MAX_S)
         stack.push_async_callback(loops.instance_reader.calls.drain, CALLS_MAX_S)
-        stack.push_async_callback(loops.dispatcher.calls.drain, CALLS_MAX_S)
+        stack.push_async_callback(loops.job_terminator.calls.drain, CALLS_MAX_S)
         records = SqlRecords(database, clock.now)
         submission = Submission(
             records=records,
@@ -446,7 +446,7 @@ def check_result(world: CrashWorld) -> None:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeat calls sooner: each commit until then would be one more to break."""
     monkeypatch.setattr(draining, "CALL_AGAIN_AFTER_S", CALL_AGAIN_AFTER_S)
-    monkeypatch.setattr(job_prober, "COUNT_ALL_EVERY_S", CALL_AGAIN_AFTER_S)
+    monkeypatch.setattr(single_job_poller, "COUNT_ALL_EVERY_S", CALL_AGAIN_AFTER_S)
 
 
 @pytest.mark.thorough

@@ -10,12 +10,11 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from orchestrator.daemon import daemon
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.simulator.http.app import serve
 from orchestrator.simulator.simulator import Simulator
 from tests.support.http_proxy import HttpProxy
-from tests.support.service import Service, settings, simulator
+from tests.support.service import Service, daemon, settings, simulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -54,7 +53,7 @@ async def proxied_cloud(**proxy: str) -> AsyncIterator[tuple[Simulator, HttpProx
 
 
 async def stopped_it(made: Settings) -> None:
-    async with daemon(made) as running, aiohttp.ClientSession(running.url) as client:
+    async with daemon(made) as url, aiohttp.ClientSession(url) as client:
         service = Service(made, Simulator(secret_keys={}), client)
         ended = await service.until(await service.submit(JOB), JOB, "verified", "refused")
     assert ended["state"] == "verified", ended

@@ -78,7 +78,7 @@ async def test_every_call_that_the_cloud_had_is_counted(database_url: str) -> No
         'cloud_calls_total{action="TerminateJob",outcome="accepted"} 2.0',
         'cloud_calls_total{action="TerminateJob",outcome="throttled"} 1.0',
         'terminations_ended_total{state="verified"} 2.0',
-        'loop_step_failures_total{loop="dispatcher"} 0.0',
+        'loop_step_failures_total{loop="job_terminator"} 0.0',
         'terminations{state="queued"} 0.0',
         'oldest_waiting_seconds{state="held"} 0.0',
     ):

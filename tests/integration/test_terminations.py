@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.api import schemas
-from orchestrator.daemon import daemon
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.simulator.simulator import Call
 from orchestrator.simulator.traffic.fault_injection import Fault
-from tests.support.service import service, settings, simulator
+from tests.support.service import daemon, service, settings, simulator
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from pydantic import SecretStr
 
-from orchestrator.daemon import daemon
 from orchestrator.simulator.http.app import serve
 from tests.support import HANG_S
-from tests.support.service import Service, settings, simulator
+from tests.support.service import Service, daemon, settings, simulator
 
 if TYPE_CHECKING:
     from tests.support.postgres import Server
@@ -47,8 +46,8 @@ async def test_a_failure_names_the_replica_that_has_it(postgres: Server) -> None
         async with (
             daemon(right) as at_right,
             daemon(wrong) as at_wrong,
-            aiohttp.ClientSession(at_right.url) as to_right,
-            aiohttp.ClientSession(at_wrong.url) as to_wrong,
+            aiohttp.ClientSession(at_right) as to_right,
+            aiohttp.ClientSession(at_wrong) as to_wrong,
         ):
             here, there = Service(wrong, cloud, to_wrong), Service(right, cloud, to_right)
             submitted = {name: await here.submit(job, account=name) for name, job in JOBS.items()}

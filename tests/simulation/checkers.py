@@ -155,7 +155,7 @@ class Checkers:
         ):
             self._last_event = event["id"]
             self._world.fired[f"event: {event['type']}"] += 1
-            if event["type"] == Event.CALL_ACCEPTED:
+            if event["type"] == Event.CALL_ACKNOWLEDGED:
                 self._check_accepted(event)
             if event["to_state"] and State(event["to_state"]).final:
                 self._world.fired[f"ended {event['to_state']} with {event['evidence']}"] += 1

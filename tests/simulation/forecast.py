@@ -29,7 +29,10 @@ from orchestrator.domain.model.batch_job import InstanceCounters
 from orchestrator.domain.pacing.polling import drain_poll_s, recount_after_s
 from orchestrator.domain.progress import operation_forecast
 from orchestrator.domain.progress.operation_forecast import Progress
-from orchestrator.engine.loops.job_prober import COUNT_ALL_EVERY_S, RECENTLY_VIEWED_COUNT_EVERY_S
+from orchestrator.engine.loops.single_job_poller import (
+    COUNT_ALL_EVERY_S,
+    RECENTLY_VIEWED_COUNT_EVERY_S,
+)
 from tests.simulation import whole_operations
 from tests.simulation.whole_operations import POLICY, log_uniform, time_at
 

@@ -22,7 +22,10 @@ from orchestrator.domain.forecasting.duration_distribution import bucket, estima
 from orchestrator.domain.forecasting.forecast import of_drain
 from orchestrator.domain.pacing.polling import PollPolicy, drain_poll_s
 from orchestrator.domain.progress.operation_forecast import Progress, forecast
-from orchestrator.engine.loops.job_prober import COUNT_ALL_EVERY_S, RECENTLY_VIEWED_COUNT_EVERY_S
+from orchestrator.engine.loops.single_job_poller import (
+    COUNT_ALL_EVERY_S,
+    RECENTLY_VIEWED_COUNT_EVERY_S,
+)
 from orchestrator.store.records.drain_durations import FEW
 from orchestrator.store.records.operation_progress import ENDING_MAX
 

@@ -23,7 +23,7 @@ from orchestrator.domain.audit.certificate_verification import verify
 from orchestrator.domain.decisions import draining, unconfirmed_ends
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
 from orchestrator.domain.model import unconfirmed
-from orchestrator.engine.loops import job_poller, job_prober
+from orchestrator.engine.loops import job_poller, single_job_poller
 from orchestrator.engine.replica.lease_manager import running
 from orchestrator.settings import Settings
 from orchestrator.simulator.simulator import Simulator
@@ -167,7 +167,7 @@ class SimulatedWorld:
         life.task = self.loop.spawn(name, self._live(life), name="the daemon")
 
     async def _live(self, life: Running) -> None:
-        """Start a replica as orchestrator.daemon.daemon does, but without sockets."""
+        """Start a replica as orchestrator.daemon does, but without sockets."""
         chance = Random(f"{life.name} {self.seed}")
         while not life.stop.is_set():
             try:
@@ -354,9 +354,9 @@ def impatience() -> Iterator[None]:
             stack.enter_context(patch(f"orchestrator.store.database.{where}.READERS", 1))
         for module, name in (
             (draining, "CALL_AGAIN_AFTER_S"),
-            (job_prober, "COUNT_ALL_EVERY_S"),
+            (single_job_poller, "COUNT_ALL_EVERY_S"),
             (set_aside, "AGAIN_AFTER_S"),
-            (job_prober, "IDLE_MAX_S"),
+            (single_job_poller, "IDLE_MAX_S"),
             (job_poller, "SUSPECTED_S"),
             (unconfirmed_ends, "SEEN_JOB_MISSING_S"),
             (unconfirmed_ends, "UNREADABLE_S"),

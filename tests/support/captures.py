@@ -12,7 +12,7 @@ from orchestrator.domain.model.batch_job import (
     TaskSeen,
     TaskSubmitted,
 )
-from orchestrator.domain.model.machine_capture import Capture, with_page
+from orchestrator.domain.model.instance_scan import InstanceScan, with_page
 from tests.unit.domain.build import NOW
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ async def capture(
 ) -> Termination:
     """Capture a run of the job in one page."""
     before = await found(records, f"trm_1_{job_id}")
-    begun = Capture(run=run, tasks=(task,), began_at=began_at)
+    begun = InstanceScan(run=run, tasks=(task,), began_at=began_at)
     await store.instances.write_capture(before, begun, awaits=True)
     before = await found(records, before.id)
     assert before.captures.machines is not None

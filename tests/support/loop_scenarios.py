@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState, TaskSeen
+from orchestrator.domain.model.instance_scan import CapturePolicy
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine_capture import CapturePolicy
 from orchestrator.domain.model.termination import PollKind
 from tests.support.partition_world import JOB, POLL, PartitionWorld
 from tests.unit.domain.build import STOPPED

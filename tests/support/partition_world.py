@@ -19,17 +19,17 @@ from orchestrator.domain.decisions.escalation import EscalationPolicy
 from orchestrator.domain.leasing.leases import FencingToken
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.error_detail import ClientCode
-from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
+from orchestrator.domain.model.instance_scan import CapturePolicy, CaptureTiming
 from orchestrator.domain.pacing.polling import PollPolicy
 from orchestrator.engine.lease_guard import Lease
-from orchestrator.engine.loops.dispatcher import Dispatcher
 from orchestrator.engine.loops.escalator import Escalator
 from orchestrator.engine.loops.instance_reader import InstanceReader
 from orchestrator.engine.loops.job_poller import JobPoller
-from orchestrator.engine.loops.job_prober import JobProber
+from orchestrator.engine.loops.job_terminator import JobTerminator
 from orchestrator.engine.loops.machine_poller import MachinePoller
 from orchestrator.engine.loops.revival_watcher import RevivalWatcher
 from orchestrator.engine.loops.set_aside import SetAsideRetrier
+from orchestrator.engine.loops.single_job_poller import SingleJobPoller
 from orchestrator.engine.partition import Partition
 from orchestrator.engine.runtime.recently_viewed import RecentlyViewed
 from orchestrator.engine.runtime.wakeups import WakeupEvents
@@ -207,9 +207,9 @@ class PartitionWorld:
             capture=self._capture,
             escalation=self._escalation,
         )
-        self.dispatcher = Dispatcher(self.partition)
+        self.job_terminator = JobTerminator(self.partition)
         self.job_poller = JobPoller(self.partition)
-        self.job_prober = JobProber(self.partition)
+        self.single_job_poller = SingleJobPoller(self.partition)
         self.instance_reader = InstanceReader(self.partition)
         self.machine_poller = MachinePoller(self.partition)
         self.escalator = Escalator(self.partition)
@@ -310,15 +310,17 @@ class PartitionWorld:
         """Record the end of a call of this action; None: it worked."""
         await self.partition.record_result(error, self.partition.limiters[action])
 
-    async def ended(self, loop: Dispatcher | JobProber | InstanceReader | Escalator) -> None:
+    async def ended(
+        self, loop: JobTerminator | SingleJobPoller | InstanceReader | Escalator
+    ) -> None:
         """Wait until the loop's calls in flight have ended."""
         assert await loop.calls.drain(HANG_S)
 
     async def dispatch(self) -> float:
-        """Make one step of the dispatcher, and let the call end that it started."""
-        wait_s = await self.dispatcher.step()
+        """Make one step of the job terminator, and let the call end that it started."""
+        wait_s = await self.job_terminator.step()
         await self.pass_waits()
-        await self.ended(self.dispatcher)
+        await self.ended(self.job_terminator)
         return wait_s
 
     async def pass_waits(self) -> None:
@@ -330,20 +332,20 @@ class PartitionWorld:
                 self.clock.advance(wait_s)
 
     async def probe(self) -> float:
-        """Make one step of the job prober, and let the polls end that it started."""
-        wait_s = await self.job_prober.step()
-        await self.ended(self.job_prober)
+        """Make one step of the single-job poller, and let the polls end that it started."""
+        wait_s = await self.single_job_poller.step()
+        await self.ended(self.single_job_poller)
         return wait_s
 
     async def probe_without_answer(self, action: str = "DescribeJob") -> asyncio.Event:
-        """Make one step of the job prober; its call gets an answer once the event is set."""
+        """Make one step of the single-job poller; its call gets an answer once the event is set."""
         held = self.network.hold(action)
-        await self.job_prober.step()
+        await self.single_job_poller.step()
         await self.network.arrival(action)
         return held
 
     async def polled(self, seconds: float) -> None:
-        """Advance the clock while the job poller and the job prober run."""
+        """Advance the clock while the job poller and the single-job poller run."""
         until = self.clock.passed_s + seconds
         while True:
             wait_s = min(await self.job_poller.step(), await self.probe())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from orchestrator.daemon import daemon
+from orchestrator.daemon import prepared, serving
 from orchestrator.settings import Settings
 from orchestrator.simulator.http.app import serve
 from orchestrator.simulator.simulator import Simulator
@@ -103,6 +103,13 @@ def simulator(*groups: dict[str, Any], faults: dict[str, Any] | None = None) -> 
 
 
 @asynccontextmanager
+async def daemon(made: Settings) -> AsyncIterator[str]:
+    """Run a daemon in this process until the block is left; yields the URL of its API."""
+    async with prepared(made) as parts, serving(parts) as url:
+        yield url
+
+
+@asynccontextmanager
 async def service(
     database_url: str,
     *groups: dict[str, Any],
@@ -113,5 +120,5 @@ async def service(
     cloud = simulator(*groups, faults=faults)
     async with serve(cloud) as cloud_url:
         made = settings(cloud_url, database_url, **changes)
-        async with daemon(made) as running, aiohttp.ClientSession(running.url) as client:
+        async with daemon(made) as url, aiohttp.ClientSession(url) as client:
             yield Service(made, cloud, client)

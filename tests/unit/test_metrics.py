@@ -83,14 +83,14 @@ async def test_steps_by_loop() -> None:
     assert await scraped(of, "loop_step_failures_total") == dict.fromkeys(LoopKind, 0)
     for seconds, failed in ((0.0, False), (0.1, True), (30.0, True)):
         steps.record(LoopKind.JOB_POLLER, seconds, failed)
-    steps.record(LoopKind.DISPATCHER, 2.0, False)
+    steps.record(LoopKind.JOB_TERMINATOR, 2.0, False)
     buckets = await scraped(of, "loop_step_seconds_bucket")
-    of_poller = {key.split()[0]: n for key, n in buckets.items() if key.endswith("job_poller")}
+    of_poller = {key.split()[0]: n for key, n in buckets.items() if key.endswith(" job_poller")}
     assert of_poller == dict.fromkeys(("0.001", "0.005", "0.025"), 1) | dict.fromkeys(
         ("0.1", "0.5", "2.5", "10.0"), 2
     ) | {"+Inf": 3}
     assert (await scraped(of, "loop_step_seconds_sum"))["job_poller"] == 30.1
-    counted = {"job_poller": 3, "dispatcher": 1}
+    counted = {"job_poller": 3, "job_terminator": 1}
     assert await scraped(of, "loop_step_seconds_count") == dict.fromkeys(LoopKind, 0) | counted
     failed_steps = await scraped(of, "loop_step_failures_total")
     assert failed_steps == dict.fromkeys(LoopKind, 0) | {"job_poller": 2}

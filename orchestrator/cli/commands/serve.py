@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
-from orchestrator import settings
+from orchestrator import daemon, settings
 from orchestrator.cli.commands import check_config
 from orchestrator.cli.exit_codes import RunFailed
 from orchestrator.cli.signals import hang_ups_logged, stop_event
-from orchestrator.daemon import prepared, serving
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.observability import logs
 from orchestrator.simulator.errors import ScenarioError
@@ -42,19 +40,17 @@ def run_daemon(found: Settings, config: Path | None, *, exit_with_stdin: bool) -
     try:
         for text in check_config.warnings(found, config):
             log.warning("configuration: %s", text)
-        _run(_serve_daemon(found, config, exit_with_stdin=exit_with_stdin), _fast_loop())
+        _run(_run_daemon(found, config, exit_with_stdin=exit_with_stdin), _fast_loop())
     finally:
         logs.flush()
 
 
-async def _serve_daemon(found: Settings, config: Path | None, *, exit_with_stdin: bool) -> None:
-    """Serve until a signal; before serving has started, a signal ends the process at once."""
-    with ExitStack() as signals:
-        signals.enter_context(hang_ups_logged())
-        async with prepared(found, functools.partial(settings.load, config)) as made:
-            stop = signals.enter_context(stop_event(at_end_of_stdin=exit_with_stdin))
-            async with serving(made):
-                await stop.wait()
+async def _run_daemon(found: Settings, config: Path | None, *, exit_with_stdin: bool) -> None:
+    reread = functools.partial(settings.load, config)
+    with hang_ups_logged():
+        await daemon.run(
+            found, reread, functools.partial(stop_event, at_end_of_stdin=exit_with_stdin)
+        )
 
 
 def run_simulator(

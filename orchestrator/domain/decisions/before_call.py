@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from orchestrator.domain.decisions import evidence
 from orchestrator.domain.decisions.decision import (
     Decision,
-    accepted,
     apply_event,
     backoff,
+    on_acknowledged,
     schedule_poll,
     to_be_counted,
     with_observation,
@@ -55,7 +55,7 @@ def on_job_before_effect(
             ended, Event.SEEN_STOPPED, now, why="the job reads SUCCEED and has no task instance"
         )
     if seen.terminating and termination.state is State.SENDING:
-        decision = accepted(updated, now, policy)
+        decision = on_acknowledged(updated, now, policy)
         after = replace(decision.after, evidence=termination.evidence)
         return replace(
             decision, after=after, why="NextAction shows that the cloud is terminating the job"
@@ -128,7 +128,7 @@ def _on_stopped_before_effect(termination: Termination, now: datetime, policy: P
         termination.calls.first_sent_at is not None and termination.job.state is JobState.FAILED
     )
     if may_have_acted or termination.calls.acknowledged_at:
-        decision = accepted(termination, now, policy)
+        decision = on_acknowledged(termination, now, policy)
         after = replace(
             schedule_poll(decision.after, PollKind.SINGLE, now), evidence=evidence.JOB_FINISHED
         )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, assert_never
 from orchestrator.domain.decisions import unconfirmed_ends
 from orchestrator.domain.decisions.decision import (
     Decision,
-    acknowledged,
     apply_event,
+    calls_after_acknowledgement,
     not_executed,
     problem_of,
     schedule_poll,
@@ -51,7 +51,9 @@ def on_call_failed(
             )
             after = replace(
                 decision.after,
-                calls=acknowledged(decision.after.calls, termination.calls.acknowledged_at or now),
+                calls=calls_after_acknowledgement(
+                    decision.after.calls, termination.calls.acknowledged_at or now
+                ),
             )
             return replace(decision, after=schedule_poll(after, PollKind.SINGLE, now))
         case (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orchestrator.domain.model.instance_scan import InstanceScan
 from orchestrator.domain.model.lifecycle import PENDING_STATES, State
-from orchestrator.domain.model.machine_capture import Capture
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
 
 
-def due(termination: Termination) -> Capture:
+def capture_to_continue(termination: Termination) -> InstanceScan:
     """Return the capture of the current run to continue, or a new one."""
     capture = termination.captures.machines
     if capture is None or capture.run != termination.calls.run:
-        return Capture(run=termination.calls.run)
+        return InstanceScan(run=termination.calls.run)
     return capture
 
 
-def rescan(termination: Termination, now: datetime) -> Capture:
+def rescan(termination: Termination, now: datetime) -> InstanceScan:
     """Return the read of live instances to continue, or a new one."""
     captures, run = termination.captures, termination.calls.run
     if captures.rescan and captures.rescan.run == run and captures.rescan.ended_at is None:
         return captures.rescan
     tasks = captures.machines.tasks if captures.machines else ()
-    return Capture(run=run, tasks=tasks, began_at=now)
+    return InstanceScan(run=run, tasks=tasks, began_at=now)
 
 
 def too_late(termination: Termination) -> bool:

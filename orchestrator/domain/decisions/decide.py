@@ -13,9 +13,9 @@ from orchestrator.domain.decisions.before_call import on_job_before_effect, on_s
 from orchestrator.domain.decisions.call_results import on_call_failed
 from orchestrator.domain.decisions.decision import (
     Decision,
-    accepted,
     apply_event,
     given_up,
+    on_acknowledged,
     overdue,
     schedule_poll,
     with_unknown_outcome,
@@ -26,7 +26,7 @@ from orchestrator.domain.decisions.settling import on_job_settling
 from orchestrator.domain.model.batch_job import JobSeen, JobSubmitted
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.observation import (
-    CallAccepted,
+    CallAcknowledged,
     CallFailed,
     CallInterrupted,
     CallStarted,
@@ -54,8 +54,8 @@ def decide(termination: Termination, seen: Observation, now: datetime, policy: P
     match seen:
         case CallStarted():
             decision = apply_event(termination, Event.CALL_STARTED, now)
-        case CallAccepted():
-            decision = accepted(termination, now, policy)
+        case CallAcknowledged():
+            decision = on_acknowledged(termination, now, policy)
         case CallFailed():
             decision = on_call_failed(termination, seen, now, policy)
         case CallInterrupted():

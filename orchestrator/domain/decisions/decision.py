@@ -24,7 +24,7 @@ BEFORE_EFFECT: Final = (State.QUEUED, State.HELD, State.SENDING)
 """States before any TerminateJob of the current run is known to have taken effect."""
 _LATE: Final = ErrorDetail(
     code=ClientCode.DEADLINE_PASSED,
-    message="the job was not observed stopped by its deadline",
+    message="the job was not proven stopped by its deadline",
     advice="check the job in the console and terminate there what is live, or submit it again with "
     "a longer give_up_after_s",
 )
@@ -161,7 +161,11 @@ def after_successful_read(
 def to_be_counted(
     termination: Termination, updated: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Termination:
-    """Plan a count of the instances: at once, or later if this read was one and proves nothing."""
+    """Plan a count of the instances: at once after a batch poll that showed no counters.
+
+    If this read was itself a count, and it proves nothing, the next one follows after a backoff,
+    and the job has a deadline from now on.
+    """
     if termination.schedule.poll_kind is PollKind.BATCH and seen.instances is None:
         return schedule_poll(updated, PollKind.SINGLE, now)
     give_up_at = updated.schedule.give_up_at or _deadline(updated, now)
@@ -223,9 +227,9 @@ def with_unknown_outcome(termination: Termination, at: datetime) -> Termination:
     return schedule_poll(sent, PollKind.SINGLE, at)
 
 
-def accepted(termination: Termination, now: datetime, policy: Policy) -> Decision:
+def on_acknowledged(termination: Termination, now: datetime, policy: Policy) -> Decision:
     """Decide on a TerminateJob that the cloud acknowledged or was observed to act on."""
-    decision = apply_event(with_deadline(termination, now), Event.CALL_ACCEPTED, now)
+    decision = apply_event(with_deadline(termination, now), Event.CALL_ACKNOWLEDGED, now)
     after = replace(
         decision.after,
         evidence=max(termination.evidence, evidence.ACKNOWLEDGED),
@@ -237,23 +241,23 @@ def accepted(termination: Termination, now: datetime, policy: Policy) -> Decisio
             next_poll_at=now + timedelta(seconds=policy.batch_interval_s),
             failures=0,
         ),
-        calls=acknowledged(decision.after.calls, now),
+        calls=calls_after_acknowledgement(decision.after.calls, now),
     )
     return replace(decision, after=after)
 
 
-def acknowledged(calls: TerminateCalls, now: datetime) -> TerminateCalls:
+def calls_after_acknowledgement(calls: TerminateCalls, now: datetime) -> TerminateCalls:
     """Return the calls of a job for which the cloud acknowledged TerminateJob, or acts on it."""
     return replace(with_run(calls), begun_at=calls.begun_at or now, acknowledged_at=now)
 
 
 def with_run(calls: TerminateCalls) -> TerminateCalls:
-    """Return the calls of a job that was observed to run, or to be terminated."""
+    """Return the calls of a job whose first run was observed: it runs, or is terminated."""
     return replace(calls, run=max(calls.run, 1))
 
 
 def start_new_run(termination: Termination) -> Termination:
-    """Return the termination of a job that runs again, or still, with its machines uncaptured."""
+    """Return the termination in the job's next run: uncaptured, uncalled and not escalated."""
     return replace(
         termination,
         calls=replace(termination.calls, run=termination.calls.run + 1, first_sent_at=None),

@@ -76,7 +76,7 @@ def _on_draining(
         known = updated
         updated = start_new_run(known)
         if not revived and not _live_count_increased(termination, seen):
-            # The same instances are live that were escalated: keep their escalation.
+            # The live count did not grow: these are the instances that were escalated already.
             updated = replace(updated, escalation=known.escalation)
     left_submitted = termination.job.state is JobState.SUBMITTED and not seen.terminating
     if updated.job.state is JobState.SUBMITTED:
@@ -97,7 +97,7 @@ def _on_draining(
 def _conflict(termination: Termination) -> ErrorDetail | None:
     """Return the error of a TerminateJob that was refused because the job is in use.
 
-    It is kept while the job runs, as the reason.
+    It stays in ``problem`` while the job runs: it explains why TerminateJob was refused.
     """
     problem = termination.problem
     return problem if problem is not None and problem.code.startswith(IN_USE) else None
@@ -108,9 +108,9 @@ def _ignores_termination(termination: Termination, seen: JobSeen, policy: Policy
 
     RetryJobs may have revived it before it was observed stopped, or the cloud dropped the call. A
     missing TERMINATING is weak evidence of that: a single vendor example documents it
-    (cloud.tencent.com/document/api/599/15904). So the interval between two calls doubles. An
-    escalation that can no longer wait, given the deadline, takes precedence
-    over all repeats but the first.
+    (cloud.tencent.com/document/api/599/15904). So each repeat waits for
+    as long as all calls so far have spanned. From the second repeat on, an escalation that cannot
+    wait, given the deadline, comes first.
     """
     if seen.instances is None or not seen.not_terminating:
         return False
@@ -193,13 +193,14 @@ def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy)
 def _on_finished_not_stopped(
     termination: Termination, updated: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Termination:
-    """Plan the next read of a job whose state is final but which is not proven stopped.
+    """Plan the next read of a job that reads finished, and is not proven stopped.
 
-    Its instances were not counted, or some are live.
+    Its instances were not counted, the counters do not add up, instances are live, or NextAction is
+    TERMINATING. A job with an undocumented state and no live instance is read like this, too.
     """
     finished = updated.job.finished
     proven = evidence.JOB_FINISHED if finished else updated.evidence
-    # A job that read finished before and waits for TerminateJob had an instance run again.
+    # If the job read finished before and TerminateJob is planned, an instance had started again.
     again = termination.job.finished
     terminate_after = termination.schedule.terminate_after if again else None
     updated = replace(

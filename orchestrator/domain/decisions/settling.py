@@ -98,9 +98,11 @@ def _on_revived(termination: Termination, now: datetime, policy: Policy) -> Deci
         evidence=evidence.ACKNOWLEDGED,
         schedule=replace(termination.schedule, settle_until=None, confirm_from=None),
     )
-    decision = apply_event(
-        start_new_run(revived), Event.SEEN_LIVE_AGAIN, now, why="the job runs again"
-    )
+    state = termination.job.state
+    why = f"its state is {state}" if state is not None else "its state is not known any more"
+    if state is not None and state.finished:
+        why = "NextAction is TERMINATING although the job had stopped"
+    decision = apply_event(start_new_run(revived), Event.SEEN_LIVE_AGAIN, now, why=why)
     at = now + timedelta(seconds=policy.batch_interval_s)
     terminate_after = None if termination.job.state is JobState.SUBMITTED else now
     after = replace(
@@ -118,8 +120,9 @@ def _on_revived(termination: Termination, now: datetime, policy: Policy) -> Deci
 def verify_or_read_again(termination: Termination, now: datetime, policy: Policy) -> Decision:
     """Verify a job that was read as stopped again, or plan what is still to be read.
 
-    Past the deadline (``overdue``), only a machine that was last read as up prevents ``verified``;
-    the evidence stays at 3 then.
+    Past the deadline the machines need not be proven gone, but one that was last read as up
+    prevents ``verified``; the second count is still required. The evidence is 3 then, or 4
+    if every machine is known to be gone.
     """
     gone = evidence.machines_gone(termination)
     proven = evidence.MACHINES_GONE if gone else evidence.NO_INSTANCE_LIVE

@@ -51,7 +51,7 @@ class Event(StrEnum):
 
     CALL_STARTED = "call_started"
     """An attempt is about to be stored and TerminateJob to be sent."""
-    CALL_ACCEPTED = "call_accepted"
+    CALL_ACKNOWLEDGED = "call_acknowledged"
     """The cloud acknowledged TerminateJob, or a read shows that it acts or has acted on it."""
     CALL_NOT_EXECUTED = "call_not_executed"
     """TerminateJob had no effect for certain, or a read shows the job running, nothing pending."""
@@ -82,7 +82,7 @@ class Event(StrEnum):
 TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     State.QUEUED: {
         Event.CALL_STARTED: State.SENDING,
-        Event.CALL_ACCEPTED: State.DRAINING,
+        Event.CALL_ACKNOWLEDGED: State.DRAINING,
         Event.CALL_REFUSED: State.REFUSED,
         Event.SEEN_SUBMITTED: State.HELD,
         Event.SEEN_STOPPED: State.ALREADY_FINISHED,
@@ -91,7 +91,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.WITHDRAWN: State.WITHDRAWN,
     },
     State.HELD: {
-        Event.CALL_ACCEPTED: State.DRAINING,
+        Event.CALL_ACKNOWLEDGED: State.DRAINING,
         Event.CALL_REFUSED: State.REFUSED,
         Event.SEEN_TERMINABLE: State.QUEUED,
         Event.SEEN_STOPPED: State.ALREADY_FINISHED,
@@ -100,7 +100,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.WITHDRAWN: State.WITHDRAWN,
     },
     State.SENDING: {
-        Event.CALL_ACCEPTED: State.DRAINING,
+        Event.CALL_ACKNOWLEDGED: State.DRAINING,
         Event.CALL_CONFLICTED: State.DRAINING,
         Event.CALL_NOT_EXECUTED: State.QUEUED,
         Event.CALL_REFUSED: State.REFUSED,

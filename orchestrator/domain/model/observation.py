@@ -18,7 +18,7 @@ class CallStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class CallAccepted:
+class CallAcknowledged:
     """The cloud acknowledged TerminateJob."""
 
     request_id: str
@@ -61,4 +61,4 @@ class Withdrawn:
 
 Read = JobSeen | JobSubmitted | JobUnlisted | JobsRefused | ReadFailed
 """Result of a read of the job."""
-Observation = Read | CallStarted | CallAccepted | CallFailed | CallInterrupted | Withdrawn
+Observation = Read | CallStarted | CallAcknowledged | CallFailed | CallInterrupted | Withdrawn

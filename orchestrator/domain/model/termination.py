@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from orchestrator.domain.forecasting.forecast import Forecast
     from orchestrator.domain.model.batch_job import InstanceCounters, JobState, TaskSeen
     from orchestrator.domain.model.error_detail import ErrorDetail
+    from orchestrator.domain.model.instance_scan import InstanceScan
     from orchestrator.domain.model.machine import MachineCounts
-    from orchestrator.domain.model.machine_capture import Capture
     from orchestrator.domain.model.unconfirmed import Unconfirmed
 
 
@@ -156,7 +156,8 @@ class Drain:
 class Schedule:
     """What is due next for a termination, and until when.
 
-    ``terminate_after`` is None unless a read has shown that TerminateJob may be sent.
+    ``terminate_after`` is the time from which TerminateJob may be sent. It is None unless a read
+    has shown a job that may be terminated.
     ``next_poll_at`` is None while TerminateJob is in flight and once the state is final.
     """
 
@@ -164,6 +165,7 @@ class Schedule:
     next_poll_at: datetime | None = None
     terminate_after: datetime | None = None
     priority: bool = False
+    """The job was held: its TerminateJob goes before those of all other jobs."""
     failures: int = 0
     """Number of consecutive failed requests."""
     give_up_at: datetime | None = None
@@ -180,10 +182,13 @@ class TerminateCalls:
     """The TerminateJob requests for the job."""
 
     run: int = 0
-    """Number of times the job was found running, at first, revived, or in spite of TerminateJob;
-    its machines are captured once per run."""
+    """Number of the job's run: 0 before a read showed that it runs or is terminated, then 1.
+
+    It grows each time the job runs again after it had stopped, or runs on in spite of TerminateJob.
+    The machines are captured once in each run."""
     begun_at: datetime | None = None
-    """Time of the first TerminateJob of any run, or of the observation that one acts.
+    """Time of the first TerminateJob of any run. If this program sent none: of the first read that
+    showed the job being terminated.
 
     Here and in ``first_sent_at``, requests that certainly had no effect do not count.
     """
@@ -218,11 +223,11 @@ class Escalation:
 class Captures:
     """Reads of the task instances with their machines; not set by decisions."""
 
-    machines: Capture | None = None
+    machines: InstanceScan | None = None
     """Capture of the machines of the current run, or of an earlier one."""
     awaited: bool = True
     """True if the first TerminateJob of each run waits for the capture of the machines."""
-    rescan: Capture | None = None
+    rescan: InstanceScan | None = None
     """Progress of reading the live instances again."""
     rescanned_at: datetime | None = None
     """Start of the newest completed read of the live instances."""
@@ -259,7 +264,8 @@ class Termination:
     finished_at: datetime | None = None
     problem: ErrorDetail | None = None
     unconfirmed: Unconfirmed | None = None
-    """Verdict that will end the termination once enough answers agree."""
+    """Reason to end the termination (the job is missing, forbidden or unreadable) that more answers
+    must confirm."""
 
     job: JobStatus = JobStatus()
     drain: Drain = Drain()

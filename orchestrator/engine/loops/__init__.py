@@ -4,8 +4,8 @@ Each loop has a kind, a name, an event ``wake`` and a method ``step()``, which d
 returns the seconds until more is due. Loops share the ``Partition`` and never call each other.
 
 - ``job_poller`` reads the state of up to 100 jobs a call (DescribeJobs).
-- ``job_prober`` reads one job with its instance counters (DescribeJob, DescribeTask).
-- ``dispatcher`` sends TerminateJob.
+- ``single_job_poller`` reads one job with its instance counters (DescribeJob, DescribeTask).
+- ``job_terminator`` sends TerminateJob.
 - ``instance_reader`` captures the machines of a job, and rescans live instances (DescribeTask).
 - ``machine_poller`` reads captured machines until they are gone (DescribeInstances of CVM).
 - ``escalator`` terminates stragglers one by one (TerminateTaskInstance, TerminateInstances).

@@ -122,12 +122,11 @@ class Escalator:
         refused = error is not None and error.kind in REFUSALS
         if error is not None and refused and not self._logged:
             log.warning(
-                "%s: %s is refused for job %s: %s: %s",
+                "%s: %s is refused for job %s: %s",
                 self.name,
                 straggler.action,
                 straggler.job_id,
-                error,
-                error.advice or "",
+                error.with_advice,
             )
         self._logged = refused or (self._logged and error is not None)
 

@@ -13,9 +13,9 @@ from orchestrator.domain.decisions import capture_coverage
 from orchestrator.domain.decisions.decision import problem_of
 from orchestrator.domain.decisions.escalation import count_every_s
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
-from orchestrator.domain.model import machine_capture
+from orchestrator.domain.model import instance_scan
 from orchestrator.domain.model.error_detail import ClientCode, ErrorDetail
-from orchestrator.domain.model.machine_capture import CaptureTiming
+from orchestrator.domain.model.instance_scan import CaptureTiming
 from orchestrator.domain.pacing.backoff import backoff_s
 from orchestrator.engine.runtime.loop import BackgroundTasks, LoopKind
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.domain.model.batch_job import JobSubmitted, TaskPage
-    from orchestrator.domain.model.machine_capture import Capture
+    from orchestrator.domain.model.instance_scan import InstanceScan
     from orchestrator.domain.model.termination import Termination
     from orchestrator.domain.pacing.quota import Permit
     from orchestrator.engine.partition import Partition
@@ -54,7 +54,7 @@ class _InstanceRead:
     """A capture to continue, or a rescan of live instances (``rescan``)."""
 
     termination: Termination
-    capture: Capture
+    scan: InstanceScan
     rescan: bool = False
 
 
@@ -70,7 +70,7 @@ class InstanceReader:
         self._task_limiter = partition.limiters["DescribeTask"]
         self.wake = partition.wakeups.captures
         self.calls = BackgroundTasks[str](
-            f"a capture of {partition.name}", partition.clock, self.wake
+            f"an instance read of {partition.name}", partition.clock, self.wake
         )
 
     async def step(self) -> float:
@@ -81,14 +81,14 @@ class InstanceReader:
         blocked_s = [self._submit_info_limiter.wait_s(), self._task_limiter.wait_s()]
         if min(blocked_s) > 0:
             return min(blocked_s)
-        # A read that ends during the query is still in the rows as it was before.
+        # Copied first: a read that ends during the query may be in its rows as it was before.
         under_way = set(self.calls.under_way)
         limit, now = len(under_way) + CONCURRENCY_MAX, partition.clock.now()
         to_capture, to_rescan = await partition.store.instances.to_read(now, limit)
         if partition.capture.when is CaptureTiming.NONE:
             to_capture = []
         reads = [
-            _InstanceRead(termination, capture_coverage.due(termination))
+            _InstanceRead(termination, capture_coverage.capture_to_continue(termination))
             for termination in to_capture
         ]
         reads += [
@@ -102,15 +102,15 @@ class InstanceReader:
                 continue
             if not read.rescan and capture_coverage.too_late(read.termination):
                 async with partition.set_aside_on_error(id_):
-                    await self._write(read, machine_capture.ended_too_late(read.capture, now))
+                    await self._write(read, instance_scan.ended_too_late(read.scan, now))
                 continue
-            limiter = self._task_limiter if read.capture.tasks else self._submit_info_limiter
+            limiter = self._task_limiter if read.scan.tasks else self._submit_info_limiter
             if limiter.wait_s() > 0:
                 blocked_s.append(limiter.wait_s())
                 waits = waits or limiter is self._submit_info_limiter
             else:
                 self.calls.start(id_, partial(self._read, read, limiter, limiter.take()))
-        partition.captures_wait = waits
+        partition.captures_lack_quota = waits
         if blocked_s:
             return min(blocked_s)
         return 0.0 if limit in (len(to_capture), len(to_rescan)) else math.inf
@@ -132,7 +132,7 @@ class InstanceReader:
             problem = ErrorDetail(
                 code=ClientCode.CAPTURE_FAILED, message="internal error; see the log of the daemon"
             )
-            ended = machine_capture.ended(read.capture, partition.clock.now(), problem)
+            ended = instance_scan.ended(read.scan, partition.clock.now(), problem)
             async with partition.set_aside_on_error(read.termination.id):
                 await self._write(read, ended)
             raise
@@ -143,14 +143,14 @@ class InstanceReader:
         self, read: _InstanceRead, limiter: RateLimiter, permit: Permit
     ) -> None:
         now = self._partition.clock.now
-        if not read.capture.tasks:
+        if not read.scan.tasks:
             submitted = await limiter.send(permit, partial(self._describe_submit_info, read))
-            await self._write(read, machine_capture.with_tasks(read.capture, submitted, now()))
+            await self._write(read, instance_scan.with_tasks(read.scan, submitted, now()))
         else:
             page = await limiter.send(permit, partial(self._describe_task, read))
-            capture = machine_capture.with_page(read.capture, page, now())
-            unusable = capture.problem is machine_capture.TOO_MANY
-            await self._write(read, capture, None if unusable else page)
+            scan = instance_scan.with_page(read.scan, page, now())
+            unusable = scan.problem is instance_scan.TOO_MANY
+            await self._write(read, scan, None if unusable else page)
             if page.instances:
                 self._partition.wakeups.machines.set()
 
@@ -162,15 +162,14 @@ class InstanceReader:
             now = self._partition.clock.now()
             if read.rescan:
                 log.warning(
-                    "%s: the live instances of job %s cannot be read: %s: %s",
+                    "%s: the live instances of job %s cannot be read: %s",
                     self.name,
                     read.termination.job_id,
-                    error,
-                    error.advice or "",
+                    error.with_advice,
                 )
-            await self._write(read, machine_capture.ended(read.capture, now, problem))
+            await self._write(read, instance_scan.ended(read.scan, now, problem))
             return
-        failed = machine_capture.failed(read.capture, problem)
+        failed = instance_scan.failed(read.scan, problem)
         wait_s = backoff_s(
             failed.failures,
             base_s=BACKOFF_BASE_S,
@@ -182,27 +181,27 @@ class InstanceReader:
     async def _write(
         self,
         read: _InstanceRead,
-        capture: Capture,
+        scan: InstanceScan,
         page: TaskPage | None = None,
         *,
         due_s: float | None = None,
     ) -> None:
         partition = self._partition
         if read.rescan:
-            if capture.ended_at is not None:
-                due_s = RESCAN_AFTER_FAILURE_S if capture.problem else RESCAN_INTERVAL_S
+            if scan.ended_at is not None:
+                due_s = RESCAN_AFTER_FAILURE_S if scan.problem else RESCAN_INTERVAL_S
                 due_s = min(due_s, count_every_s(read.termination))
             await partition.store.instances.write_rescan(
-                read.termination, capture, page, due_at=self._in(due_s)
+                read.termination, scan, page, due_at=self._in(due_s)
             )
-            if capture.ended_at is not None:
+            if scan.ended_at is not None:
                 partition.wakeups.escalations.set()
             return
         await partition.store.instances.write_capture(
             read.termination,
-            capture,
+            scan,
             page,
-            awaits=partition.capture.call_waits(capture),
+            awaits=partition.capture.call_waits(scan),
             due_at=self._in(due_s),
         )
 
@@ -217,12 +216,12 @@ class InstanceReader:
         )
 
     async def _describe_task(self, read: _InstanceRead) -> TaskPage:
-        termination, capture = read.termination, read.capture
+        termination, scan = read.termination, read.scan
         return await self._partition.cloud.describe_task(
             region=termination.region,
             job_id=termination.job_id,
-            task_name=capture.tasks[capture.task].name,
-            offset=capture.offset,
-            limit=machine_capture.PAGE_INSTANCES,
-            states=machine_capture.LIVE if read.rescan else machine_capture.STATES_WITH_MACHINE,
+            task_name=scan.tasks[scan.task].name,
+            offset=scan.offset,
+            limit=instance_scan.PAGE_INSTANCES,
+            states=instance_scan.LIVE if read.rescan else instance_scan.STATES_WITH_MACHINE,
         )

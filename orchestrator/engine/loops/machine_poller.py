@@ -113,7 +113,12 @@ class MachinePoller:
         elif error.kind is not CloudErrorKind.THROTTLED:
             if error.code != self._logged:
                 self._logged = error.code
-                log.warning("%s: DescribeInstances fails and is tried again: %s", self.name, error)
+                log.warning(
+                    "%s: DescribeInstances fails and is tried again; until it works, no job is "
+                    "verified whose machines are not read: %s",
+                    self.name,
+                    error,
+                )
             if alone:
                 self._set_apart(due[0].machine_id, error)
 

@@ -82,7 +82,7 @@ class RevivalWatcher:
         return min(wait_s, COUNT_RETRY_S) if self._to_count else wait_s
 
     def _may_count(self) -> bool:
-        """Return whether a DescribeJob call now takes no permit from the job prober."""
+        """Return whether a DescribeJob call now takes no permit from the single-job poller."""
         partition = self._partition
         waits = partition.proofs_wait or partition.limiters["DescribeJob"].wait_s() > 0
         return not waits and self._calls.pause_s() <= 0
@@ -172,11 +172,10 @@ class RevivalWatcher:
         if row.id not in self._logged:
             self._logged.add(row.id)
             log.warning(
-                "%s: stopped job %s cannot be watched for a revival: %s: %s",
+                "%s: stopped job %s cannot be watched for a revival: %s",
                 self.name,
                 row.job_id,
-                error,
-                error.advice or "",
+                error.with_advice,
             )
         if error.kind in REFUSALS:
             await self._apply_one(row, partial(check_refused, row))

@@ -1,4 +1,7 @@
-"""Leases of one replica: their renewal, its share of the partitions, and the loops of these."""
+"""Leases of one replica: their renewal, its share of the partitions, and the loops of these.
+
+A partition is one account on one API host. Only the holder of its lease uses its quotas.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
     from orchestrator.engine.runtime.shared_clock import SharedClock
 
 LEAVE_S = 0.5
-"""Time for a step, and for releasing a partition, at a stop; leases not released then expire."""
+"""At a stop: time for the current step, and for each release. A lease that was not released expires
+by itself."""
 BRIEF_MAX = 200
 """Length in characters to which an error is cut for ``/readyz``."""
 
@@ -173,7 +177,7 @@ class LeaseManager:
         """Record a step of the database's clock for all replicas; return whether there was one.
 
         The database's clock was read at an unknown moment during the renewal, this time and the
-        last time; the sum of both errors does not count as a step.
+        last time. A step is longer than CLOCK_STEP_S and the sum of both errors.
         """
         error_s = (self._clock.monotonic() - asked_at) / 2
         read_at = asked_at + error_s
@@ -184,7 +188,7 @@ class LeaseManager:
             return False
         log.warning(
             "the database's clock stepped by %+.0f s: deadlines, settle windows and revival "
-            "watches move with it",
+            "watches move with it; check the time synchronization of its host",
             stepped_s,
         )
         await self._store.note_step(snapshot.steps_s, round(stepped_s))
@@ -193,9 +197,9 @@ class LeaseManager:
     async def _follow_clock(self, snapshot: LeaseSnapshot) -> None:
         """Set the shared clock to the database's, and move the stored times of held partitions.
 
-        A partition whose stored times have not followed all clock steps is taken again: its new
-        epoch refuses decisions made by the old times. It runs again once its calls in flight have
-        ended.
+        A partition whose stored times have not followed all clock steps is taken again: the new
+        epoch has the writes of decisions rejected that were made by the old times. It runs again
+        once its calls in flight have ended.
         """
         behind = {
             name: partition.lease.fence.epoch
@@ -240,8 +244,9 @@ class LeaseManager:
             else:
                 if not partition.runner.stopping:
                     log.error(
-                        "this replica lost the lease of partition %s (epoch %d) and stops its "
-                        "loops; the next holder continues them",
+                        "another replica takes over partition %s (lease epoch %d is lost): this "
+                        "one stops its calls for it; nothing is lost; if this repeats, check the "
+                        "load of this host and the latency of the database",
                         name,
                         epoch,
                     )
@@ -260,7 +265,7 @@ class LeaseManager:
         self.running[fence.partition] = partition
         if self._stop_requested.is_set():
             partition.runner.stop()
-        log.info("running partition %s, epoch %d", fence.partition, fence.epoch)
+        log.info("this replica runs partition %s, lease epoch %d", fence.partition, fence.epoch)
         self._tasks.create_task(self._run_partition(partition), name=fence.partition)
 
     async def _run_partition(self, partition: RunningPartition) -> None:

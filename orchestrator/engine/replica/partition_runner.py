@@ -7,14 +7,14 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from orchestrator.engine.loops.dispatcher import Dispatcher
 from orchestrator.engine.loops.escalator import Escalator
 from orchestrator.engine.loops.instance_reader import InstanceReader
 from orchestrator.engine.loops.job_poller import JobPoller
-from orchestrator.engine.loops.job_prober import JobProber
+from orchestrator.engine.loops.job_terminator import JobTerminator
 from orchestrator.engine.loops.machine_poller import MachinePoller
 from orchestrator.engine.loops.revival_watcher import RevivalWatcher
 from orchestrator.engine.loops.set_aside import SetAsideRetrier
+from orchestrator.engine.loops.single_job_poller import SingleJobPoller
 from orchestrator.engine.runtime.loop import run_until
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ class PartitionRunner:
 
     partition: Partition
     on_step: OnStep = lambda *_: None
-    dispatcher: Dispatcher = field(init=False)
+    job_terminator: JobTerminator = field(init=False)
     job_poller: JobPoller = field(init=False)
-    job_prober: JobProber = field(init=False)
+    single_job_poller: SingleJobPoller = field(init=False)
     instance_reader: InstanceReader = field(init=False)
     machine_poller: MachinePoller = field(init=False)
     escalator: Escalator = field(init=False)
@@ -49,9 +49,9 @@ class PartitionRunner:
     _stop_requested: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.dispatcher = Dispatcher(self.partition)
+        self.job_terminator = JobTerminator(self.partition)
         self.job_poller = JobPoller(self.partition)
-        self.job_prober = JobProber(self.partition)
+        self.single_job_poller = SingleJobPoller(self.partition)
         self.instance_reader = InstanceReader(self.partition)
         self.machine_poller = MachinePoller(self.partition)
         self.escalator = Escalator(self.partition)
@@ -62,9 +62,9 @@ class PartitionRunner:
     def loops(self) -> tuple[Loop, ...]:
         """All loops of the partition."""
         return (
-            self.dispatcher,
+            self.job_terminator,
             self.job_poller,
-            self.job_prober,
+            self.single_job_poller,
             self.instance_reader,
             self.machine_poller,
             self.escalator,
@@ -75,7 +75,7 @@ class PartitionRunner:
     @property
     def cannot_terminate(self) -> bool:
         """True while a loop fails repeatedly without which no job can be terminated."""
-        needed = (self.dispatcher, self.job_poller, self.job_prober)
+        needed = (self.job_terminator, self.job_poller, self.single_job_poller)
         return any(loop.name in self.failing for loop in needed)
 
     def wake(self) -> None:
@@ -121,7 +121,12 @@ class PartitionRunner:
                     loop.cancel()
         finally:
             left_s = max(0.0, until - time())
-            calling = (self.dispatcher, self.job_prober, self.instance_reader, self.escalator)
+            calling = (
+                self.job_terminator,
+                self.single_job_poller,
+                self.instance_reader,
+                self.escalator,
+            )
             ended = await asyncio.gather(*(loop.calls.drain(left_s) for loop in calling))
             if late or not all(ended):
                 log.warning(

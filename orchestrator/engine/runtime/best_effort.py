@@ -38,7 +38,8 @@ class BestEffort:
         if what not in self._logged:
             self._logged.add(what)
             log.error(
-                "%s failed and is left out; later failures of it are not logged",
+                "%s failed and is left out; jobs are still terminated; later failures of "
+                "it are not logged; report this traceback",
                 what,
                 exc_info=error,
             )

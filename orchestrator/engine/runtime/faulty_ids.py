@@ -152,7 +152,7 @@ class SuspectJobs:
                 self._name,
                 self._action,
                 rows[0].job_id,
-                error,
+                error.with_advice,
             )
         return Blame.BLAMED
 
@@ -162,11 +162,10 @@ class SuspectJobs:
         forbidden = self._worked_at == -math.inf and self._refusals >= REFUSED_MAX
         if forbidden and self._refusals == REFUSED_MAX:
             log.warning(
-                "%s: %s is refused for all jobs; they are read one by one instead: %s: %s",
+                "%s: %s is refused for all jobs; they are read one by one instead: %s",
                 self._name,
                 self._action,
-                error,
-                error.advice or "",
+                error.with_advice,
             )
         if forbidden or len(rows) <= SUSPECTS_MAX:
             return Blame.BLAMED

@@ -38,18 +38,18 @@ log = logging.getLogger(__name__)
 class LoopKind(StrEnum):
     """Name of a loop in ``/metrics``, the same in every partition."""
 
-    DISPATCHER = auto()
     ESCALATOR = auto()
     INSTANCE_READER = auto()
     JOB_POLLER = auto()
-    JOB_PROBER = auto()
+    JOB_TERMINATOR = auto()
     LEASE_MANAGER = auto()
     MACHINE_POLLER = auto()
     REVIVAL_WATCHER = auto()
     SET_ASIDE_RETRIER = auto()
+    SINGLE_JOB_POLLER = auto()
 
 
-UNWOKEN_S: Final = {LoopKind.JOB_POLLER: 0.25, LoopKind.JOB_PROBER: 0.25}
+UNWOKEN_S: Final = {LoopKind.JOB_POLLER: 0.25, LoopKind.SINGLE_JOB_POLLER: 0.25}
 """Seconds after a step without work in which a wake-up does not begin the next step.
 
 A step of these loops reads hundreds of rows, and every decision of the partition wakes one of them.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.attempt import ACCEPTED
+from orchestrator.engine.lease_guard import PendingSend
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,32 +25,6 @@ LOG_INTERVAL_S = 600.0
 log = logging.getLogger(__name__)
 
 _UNANSWERED = (CloudErrorKind.NOT_SENT, CloudErrorKind.OUTCOME_UNKNOWN)
-
-
-@dataclass(slots=True)
-class _PendingSend:
-    """A call about to be sent under a lease, and when it was sent (monotonic)."""
-
-    lease: Lease
-    clock: Clock
-    sent_at: float
-
-    def require(self) -> None:
-        """Record that the call is sent now; raise LeaseLost unless the lease holds."""
-        now = self.clock.monotonic()
-        self.lease.require(now)
-        self.sent_at = now
-
-
-_pending_send: ContextVar[_PendingSend] = ContextVar("pending_send")
-
-
-def before_send() -> None:
-    """Record that the call of this task is sent now, on an open connection.
-
-    Raise LeaseLost, so that nothing is sent, if another replica may be using the same quota.
-    """
-    _pending_send.get().require()
 
 
 class RateLimiter:
@@ -99,16 +72,13 @@ class RateLimiter:
         Raise LeaseLost, and send nothing, if another replica may be using the same quota.
         """
         await self._clock.sleep(max(0.0, permit.send_at - self._clock.monotonic()))
-        pending = _PendingSend(self._lease, self._clock, self._clock.monotonic())
-        before = _pending_send.set(pending)
+        pending = PendingSend(self._lease, self._clock, self._clock.monotonic())
         try:
-            pending.require()
-            result = await self._counted(call)
+            with pending.current():
+                result = await self._counted(call)
         except BaseException as error:
             self._put_back_failed(error, pending.sent_at)
             raise
-        finally:
-            _pending_send.reset(before)
         self.quota.put_back_answered(sent_at=pending.sent_at, answered_at=self._clock.monotonic())
         return result
 

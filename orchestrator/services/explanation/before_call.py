@@ -29,8 +29,15 @@ def explain_queued(termination: Termination, context: ExplanationContext) -> Exp
         return explain_poll(
             termination,
             context,
-            "the number of instances it was submitted with, because its state is already finished",
+            "the number of instances it was submitted with, because it may have finished already",
             "read that number (DescribeJobSubmitInfo), then count its instances (DescribeJob)",
+        )
+    if termination.job.finished and termination.schedule.poll_kind is PollKind.SINGLE:
+        return explain_poll(
+            termination,
+            context,
+            "a count of its instances, because its state is already finished",
+            "count them (DescribeJob); send TerminateJob only if it is not proven stopped",
         )
     if termination.schedule.terminate_after is None:
         return explain_poll(

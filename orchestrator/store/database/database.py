@@ -73,8 +73,11 @@ class Database:
         self._queue: asyncio.Queue[_WriteRequest[Any]] = asyncio.Queue()
         self._group: list[_WriteRequest[Any]] = []
         self._postponed: dict[_WriteRequest[Any], asyncio.TimerHandle] = {}
-        self._writes, self._reads = _OutageLog("database writes"), _OutageLog("database reads")
-        self._notices = _OutageLog("database notifications of other replicas")
+        self._writes = _OutageLog("database writes", _NO_WORK)
+        self._reads = _OutageLog("database reads", _NO_WORK)
+        self._notices = _OutageLog(
+            "database notifications of other replicas", _LATE, level=logging.WARNING
+        )
 
     async def __aenter__(self) -> Self:
         self.dialect.check()
@@ -104,7 +107,11 @@ class Database:
         for request in dropped:
             request.fail(StoreUnavailable(_CLOSED))
         if dropped:
-            log.error("%d database writes were dropped: %s", len(dropped), _CLOSED)
+            log.error(
+                "%d database writes were not made, since the daemon stops; the next start "
+                "continues their work",
+                len(dropped),
+            )
 
     @asynccontextmanager
     async def read(self, *, for_request: bool = False) -> AsyncIterator[AsyncConnection]:
@@ -166,7 +173,7 @@ class Database:
             try:
                 await self.dialect.listen(on_notice, lambda: self._notices.record_result(None))
             except Exception as error:  # noqa: BLE001 - retried; no wait depends on notifications
-                self._notices.record_result(self.dialect.why_unavailable(error) or str(error))
+                self._notices.record_result(self.dialect.why_unavailable(error) or repr(error))
             await asyncio.sleep(LISTEN_AGAIN_S)
 
     async def _write_forever(self) -> None:
@@ -217,7 +224,8 @@ class Database:
         )
         if loop.time() + pause_s > request.retry_until:
             log.error(
-                "a database write was dropped: it conflicted with other transactions %d times: %s",
+                "a database write was not made: it conflicted with other transactions %d times: "
+                "%s. Its loop tries again; a request is answered with status 503",
                 request.conflicts,
                 getattr(error, "orig", error),
             )
@@ -254,8 +262,10 @@ class Database:
 class _OutageLog:
     """Logs the start and the end of an outage, not each failure."""
 
-    def __init__(self, subject: str) -> None:
+    def __init__(self, subject: str, consequence: str, level: int = logging.ERROR) -> None:
         self._subject = subject
+        self._consequence = consequence
+        self._level = level
         self._since: float | None = None
         self._failed_at = 0.0
 
@@ -266,12 +276,17 @@ class _OutageLog:
             self._failed_at = now
             if self._since is None:
                 self._since = now
-                log.error("%s fail: %s", self._subject, why)
+                line = "%s fail: %s; until they work again, %s"
+                log.log(self._level, line, self._subject, why, self._consequence)
         elif self._since is not None and now >= self._failed_at + CALM_S:
             log.warning("%s work again after %.1f s", self._subject, now - self._since)
             self._since = None
 
 
+_NO_WORK = (
+    "no job is worked on and requests are answered with 503: see the database's server or disk"
+)
+_LATE = "changes by other replicas are noticed some seconds later; nothing is lost"
 _CLOSED = "the database is closed"
 _CROWDED = "the database is read by too many at once"
 _CONTENDED = "the database cannot be written: conflicts with other transactions did not end"
@@ -295,6 +310,10 @@ class _WriteRequest(Generic[T]):
     def fail(self, error: Exception) -> None:
         if self.result.cancelled():
             if not isinstance(error, (StoreUnavailable, LeaseLost)):  # logged elsewhere
-                log.error("a database write failed after its caller had gone", exc_info=error)
+                log.error(
+                    "a database write failed after its request had been given up; report this "
+                    "traceback",
+                    exc_info=error,
+                )
         else:
             self.result.set_exception(error)

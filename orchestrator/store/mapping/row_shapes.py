@@ -54,8 +54,8 @@ class _TaskSubmitted(_Document):
     env_id: str | None = None
 
 
-class _Capture(_Document):
-    """A capture stored by an earlier version lacks the fields that were added since."""
+class _Scan(_Document):
+    """A scan stored by an earlier version lacks the fields that were added since."""
 
     run: int
     tasks: list[_TaskSubmitted] = []
@@ -102,8 +102,8 @@ _DOCUMENTS: Final[Mapping[str, TypeAdapter[Any]]] = {
     "problem": TypeAdapter(_Problem),
     "machines_problem": TypeAdapter(_Problem),
     "unconfirmed": TypeAdapter(_Unconfirmed),
-    "capture": TypeAdapter(_Capture),
-    "rescan": TypeAdapter(_Capture),
+    "capture": TypeAdapter(_Scan),
+    "rescan": TypeAdapter(_Scan),
     "history": TypeAdapter(_History),
     "revival": TypeAdapter(_Revival),
 }

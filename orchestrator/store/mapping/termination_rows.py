@@ -13,9 +13,9 @@ from orchestrator.domain.forecasting.drain_history import DrainHistory
 from orchestrator.domain.forecasting.forecast import Forecast
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState, TaskSeen, TaskSubmitted
 from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.instance_scan import InstanceScan
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import MachineCounts
-from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.termination import (
     Captures,
     Drain,
@@ -113,7 +113,7 @@ SET_BY_COUNT: Final = (
     "forecast_stalled_since",
 )
 """Those of these columns that only a read with instance counters changes while a job drains."""
-_CAPTURE_TIMES: Final = ("counted_at", "began_at", "ended_at")
+_SCAN_TIMES: Final = ("counted_at", "began_at", "ended_at")
 _MACHINES: Final = ("total", "up", "gone", "listed", "observed_at", "all_observed_at")
 _UNCONFIRMED_TIMES: Final = ("since", "last_at", "until")
 _FORECAST: Final = ("made_at", "rate_per_s", "p50_at", "p90_at", "stalled_since")
@@ -134,7 +134,7 @@ def to_row(termination: Termination) -> dict[str, Any]:
     row["give_up_from"] = _shifted(row.pop("give_up_at"), -termination.request.give_up_after_s)
     row["settle_from"] = _shifted(row.pop("settle_until"), -termination.request.settle_s)
     for name in ("capture", "rescan"):
-        row[name] = capture_to_row(row[name]) if row[name] else None
+        row[name] = scan_to_row(row[name]) if row[name] else None
     machines = row.pop("machines")
     row |= {f"machines_{name}": getattr(machines, name) for name in _MACHINES}
     row["machines_problem"] = asdict(machines.problem) if machines.problem else None
@@ -232,20 +232,20 @@ def _revival(row: dict[str, Any]) -> Revival:
     return Revival(**row | seen)
 
 
-def capture_to_row(capture: Capture) -> dict[str, Any]:
-    """Return the JSON document of a capture.
+def scan_to_row(scan: InstanceScan) -> dict[str, Any]:
+    """Return the JSON document of a scan.
 
-    It equals the stored document of the same capture, so that writers can compare the two.
+    It equals the stored document of the same scan, so that writers can compare the two.
     """
-    times = {name: _text(getattr(capture, name)) for name in _CAPTURE_TIMES}
-    return asdict(capture) | times | {"tasks": [asdict(task) for task in capture.tasks]}
+    times = {name: _text(getattr(scan, name)) for name in _SCAN_TIMES}
+    return asdict(scan) | times | {"tasks": [asdict(task) for task in scan.tasks]}
 
 
-def _capture(row: dict[str, Any]) -> Capture:
+def _scan(row: dict[str, Any]) -> InstanceScan:
     # A document stored by an earlier version lacks the fields that were added since.
-    times = {name: _time(row.get(name)) for name in _CAPTURE_TIMES}
+    times = {name: _time(row.get(name)) for name in _SCAN_TIMES}
     tasks = tuple(TaskSubmitted(**task) for task in row.get("tasks", ()))
-    return Capture(**row | times | {"tasks": tasks, "problem": _problem(row.get("problem"))})
+    return InstanceScan(**row | times | {"tasks": tasks, "problem": _problem(row.get("problem"))})
 
 
 def _problem(row: dict[str, Any] | None) -> ErrorDetail | None:
@@ -351,8 +351,8 @@ _READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
             ("problem", _problem),
             ("unconfirmed", _unconfirmed),
             ("escalation_level", EscalationLevel),
-            ("capture", _capture),
-            ("rescan", _capture),
+            ("capture", _scan),
+            ("rescan", _scan),
             ("history", _history),
             ("revival", _revival),
         )

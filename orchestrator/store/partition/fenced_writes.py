@@ -167,7 +167,8 @@ class Fenced:
         if reasons:
             for termination_id in await self._set_aside(reasons):
                 log.error(
-                    "%s: termination %s is set aside and read again every %g s: %s",
+                    "%s: termination %s is set aside and read again every %g s; its job may still "
+                    "run; report this line: %s",
                     self._fence.partition,
                     termination_id,
                     set_aside.AGAIN_AFTER_S,

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from orchestrator.domain.decisions.escalation import RoundFinished, Straggler
     from orchestrator.domain.model.attempt import AttemptResult
     from orchestrator.domain.model.batch_job import TaskPage
+    from orchestrator.domain.model.instance_scan import InstanceScan
     from orchestrator.domain.model.machine import CapturedMachine, MachineStatus
-    from orchestrator.domain.model.machine_capture import Capture
     from orchestrator.domain.model.termination import EscalationLevel, Termination
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class SqlInstanceStore(Fenced):
     async def write_capture(
         self,
         before: Termination,
-        after: Capture,
+        after: InstanceScan,
         page: TaskPage | None = None,
         *,
         awaits: bool,
@@ -80,7 +80,7 @@ class SqlInstanceStore(Fenced):
     async def write_rescan(
         self,
         before: Termination,
-        after: Capture,
+        after: InstanceScan,
         page: TaskPage | None = None,
         *,
         due_at: datetime | None,
@@ -146,16 +146,16 @@ class SqlInstanceStore(Fenced):
             found, unreadable = await machine_captures.machines_due(
                 connection, self.in_partition, now, seen_before, limit, without=without
             )
-        for termination_seq, why in unreadable.items():
-            message = f"the row of one of the machines in the database cannot be read: {why}"
+        for each in unreadable:
+            message = f"the row of one of the machines in the database cannot be read: {each.why}"
             problem = ErrorDetail(code=ClientCode.ROW_UNREADABLE, message=message)
             log.error(
-                "%s: machines of the termination with seq %s: %s",
+                "%s: the machines of job %s are not read any more; report this line: %s",
                 self._fence.partition,
-                termination_seq,
+                each.job_id,
                 message,
             )
-            await self._write_machines_problem(termination_seq, problem)
+            await self._write_machines_problem(each.termination_seq, problem)
         return found
 
     async def machines_seen(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Boolean, Integer, bindparam, case, func, insert, or_, select, update
@@ -12,7 +12,7 @@ from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import CapturedMachine, MachineStatus
 from orchestrator.store.mapping.decoding import Unreadable, decoded
-from orchestrator.store.mapping.termination_rows import capture_to_row
+from orchestrator.store.mapping.termination_rows import scan_to_row
 from orchestrator.store.partition.fenced_writes import IN_PARTITION
 from orchestrator.store.schema import MACHINE_GONE, MACHINE_REMAINING, instances, terminations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.domain.model.batch_job import TaskPage, TaskSubmitted
-    from orchestrator.domain.model.machine_capture import Capture
+    from orchestrator.domain.model.instance_scan import InstanceScan
     from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database.transaction import Transaction
 
@@ -41,7 +41,7 @@ _STORED_CAPTURE = select(terminations.c.seq, terminations.c.capture).where(
 async def write(
     transaction: Transaction,
     before: Termination,
-    after: Capture,
+    after: InstanceScan,
     page: TaskPage | None,
     *,
     awaits: bool,
@@ -51,7 +51,7 @@ async def write(
     this = {"this_id": before.id, "this_partition": before.partition}
     row = (await transaction.execute(_STORED_CAPTURE, this)).one_or_none()
     known = before.captures.machines
-    if row is None or row.capture != (known and capture_to_row(known)):
+    if row is None or row.capture != (known and scan_to_row(known)):
         return
     changes: dict[str, Any] = {"capture_at": due_at, "awaits_capture": awaits}
     if page is not None and page.instances:
@@ -68,7 +68,7 @@ async def write(
     await transaction.execute(
         update(terminations)
         .where(terminations.c.seq == row.seq)
-        .values(capture=capture_to_row(after), **changes)
+        .values(capture=scan_to_row(after), **changes)
     )
 
 
@@ -156,13 +156,14 @@ async def _count_nodes(transaction: Transaction, seq: int) -> int:
 _STARTING = instances.c.state == JobState.STARTING
 # The columns of a captured machine.
 _MACHINE = [instances.c[name] for name in (*_KEY, "state", "machine")]
+_OF_TERMINATION = (terminations.c.region, terminations.c.settle_from, terminations.c.job_id)
 
 
 def _select_machines(
     which: TextClause, *conditions: ColumnElement[bool], first: ColumnElement[Any]
 ) -> Select[Any]:
     return (
-        select(*_MACHINE, terminations.c.region, terminations.c.settle_from)
+        select(*_MACHINE, *_OF_TERMINATION)
         .join(terminations, terminations.c.seq == instances.c.termination_seq)
         .where(
             IN_PARTITION,
@@ -212,6 +213,15 @@ _MACHINES_DUE = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class UnreadableMachines:
+    """A termination with a row in ``instances`` that cannot be decoded."""
+
+    termination_seq: int
+    job_id: str
+    why: str
+
+
 async def machines_due(
     connection: AsyncConnection,
     in_partition: Mapping[str, object],
@@ -220,25 +230,27 @@ async def machines_due(
     limit: int,
     *,
     without: Collection[str],
-) -> tuple[list[CapturedMachine], dict[int, str]]:
+) -> tuple[list[CapturedMachine], list[UnreadableMachines]]:
     """Return machines of one region to look up now, without those of these ids.
 
     First some of each job that was never looked up, then the remaining ones of stopped jobs, then
-    those to be confirmed as gone. Also returns the ``seq`` of each termination with a row that
-    cannot be decoded, with the reason.
+    those to be confirmed as gone. Also returns the terminations with a row that cannot be decoded.
     """
     parameters = {"now": now, "seen_before": seen_before, "limit": limit, "without": list(without)}
-    found, unreadable = dict[tuple[object, ...], CapturedMachine](), dict[int, str]()
+    found, unreadable = dict[tuple[object, ...], CapturedMachine](), dict[int, UnreadableMachines]()
     for statement in _MACHINES_DUE:
         if len(found) >= limit:
             break
         for row in await decoded(connection, statement, _machine, {**in_partition, **parameters}):
             if isinstance(row, Unreadable):
-                unreadable[row.row["termination_seq"]] = row.why
+                seq = row.row["termination_seq"]
+                unreadable[seq] = UnreadableMachines(seq, row.row["job_id"], row.why)
             else:
                 found[tuple(getattr(row, name) for name in _KEY)] = row
     due = list(found.values())[:limit]
-    return [machine for machine in due if machine.region == due[0].region], unreadable
+    return [machine for machine in due if machine.region == due[0].region], list(
+        unreadable.values()
+    )
 
 
 def _machine(row: Mapping[str, Any]) -> CapturedMachine:

@@ -13,11 +13,11 @@ from orchestrator.domain.decisions.escalation import (
     Straggler,
 )
 from orchestrator.domain.model.attempt import INTERRUPTED, PER_INSTANCE_ACTIONS
+from orchestrator.domain.model.instance_scan import LIVE
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import MachineStatus
-from orchestrator.domain.model.machine_capture import LIVE
 from orchestrator.domain.model.termination import EscalationLevel
-from orchestrator.store.mapping.termination_rows import capture_to_row
+from orchestrator.store.mapping.termination_rows import scan_to_row
 from orchestrator.store.partition.fenced_writes import CUTOFF, IN_PARTITION, LIMIT
 from orchestrator.store.partition.machine_captures import write_instances
 from orchestrator.store.schema import RESCANNED, TO_RESCAN, attempts, instances, terminations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.model.attempt import AttemptResult
     from orchestrator.domain.model.batch_job import TaskPage
-    from orchestrator.domain.model.machine_capture import Capture
+    from orchestrator.domain.model.instance_scan import InstanceScan
     from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database.transaction import Transaction
 
@@ -140,7 +140,7 @@ _STILL_REMAINS = (
 async def write_rescan(
     transaction: Transaction,
     before: Termination,
-    after: Capture,
+    after: InstanceScan,
     page: TaskPage | None,
     *,
     due_at: datetime | None,
@@ -155,9 +155,9 @@ async def write_rescan(
     )
     row = found.one_or_none()
     known = before.captures.rescan
-    if row is None or row.rescan != (known and capture_to_row(known)):
+    if row is None or row.rescan != (known and scan_to_row(known)):
         return
-    changes: dict[str, Any] = {"rescan": capture_to_row(after), "rescan_at": due_at}
+    changes: dict[str, Any] = {"rescan": scan_to_row(after), "rescan_at": due_at}
     if page is not None and page.instances:
         task = next(task for task in after.tasks if task.name == page.task.name)
         new, _ = await write_instances(transaction, row.seq, task, page, rescanned=True)

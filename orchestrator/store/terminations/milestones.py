@@ -85,19 +85,19 @@ def moved(transaction: Transaction, decision: Decision) -> None:
 
 
 def revived(transaction: Transaction, termination: Termination, revival: Revival) -> None:
+    observed = f"runs again after it had stopped ({revival.job_state})"
     next_step = "it is not terminated again; submit it again if it must stop"
     if revival.reterminated_by:
         next_step = f"operation {revival.reterminated_by} terminates it again"
+    elif revival.ended:
+        observed = f"ran again after it had stopped, and has ended again ({revival.job_state})"
+        next_step = "find out who calls RetryJobs"
     elif revival.limit_reached:
-        next_step = "it was terminated again as often as engine.reterminate_max allows"
-    _log_about(
-        transaction,
-        termination,
-        "runs again after it had stopped (%s): %s",
-        revival.job_state,
-        next_step,
-        level=WARNING,
-    )
+        next_step = (
+            "it keeps running: it was terminated again as often as engine.reterminate_max allows; "
+            "find out who calls RetryJobs, then submit it again"
+        )
+    _log_about(transaction, termination, "%s: %s", observed, next_step, level=WARNING)
 
 
 def finished(
@@ -108,16 +108,18 @@ def finished(
     *,
     took_s: float | None,
 ) -> None:
+    good = outcome in (Outcome.VERIFIED, Outcome.WITHDRAWN)
     _log(
         transaction,
-        "operation %s of account %r finished: %s%s, %s: %s",
+        "operation %s of account %r finished: %s%s, %s: %s%s",
         operation.id,
         operation.account,
         outcome,
         "" if took_s is None else f" after {took_s:.1f} s",
         _jobs(sum(jobs_by_state.values())),
         ", ".join(f"{state} {jobs_by_state[state]}" for state in State if state in jobs_by_state),
-        level=INFO if outcome is Outcome.VERIFIED else WARNING,
+        "" if good else f"; orchestrator status {operation.id} says why, and what to do",
+        level=INFO if good else WARNING,
     )
 
 
@@ -132,7 +134,10 @@ def _escalation(after: Termination) -> str:
         case EscalationLevel.MACHINES:
             return f"{TERMINATE_INSTANCES} for the machine of each live one"
         case _:
-            return "manual action is required; next_action of the termination has the commands"
+            return (
+                "the daemon has no other means left: stop them by hand; "
+                f"GET /v1/terminations/{after.id} has the commands (next_action)"
+            )
 
 
 def _log_about(

@@ -1,13 +1,13 @@
 """The order of first polls and of TerminateJob calls: operations take turns.
 
-A turn has one TerminateJob call for each operation with a job that waits for one, so a single
-cancel never waits for the 2,000 jobs of another operation. A job gets its turn when it enters the
+A turn has one TerminateJob call for each operation with a job that waits for one, so an operation
+with one job does not wait for the 2,000 jobs of another one. A job gets its turn when it enters the
 queue of calls: the turn after the last one of its operation, or after the current one of the
 partition if that is later. So an operation that comes later begins at the current turn, and does
 not make up for the turns before it (start-time fair queueing: Goyal, Vin and Cheng, SIGCOMM 1996).
 Within a turn, the operation whose last turn comes first goes first: it has the fewest jobs left. A
 job of several operations has the earliest turn that one of them gives it. A job that is called
-again before a call had effect keeps its turn. Jobs that were held go before all others.
+again before a call had effect keeps its turn. Jobs that were held go first (``priority``).
 
 Until a first poll has shown a job, its turn is its position among the jobs of its operation,
 counted from the lowest turn of a job that waits for a first poll: a few ids never wait for the
@@ -220,7 +220,7 @@ async def join(
 async def ahead(
     connection: AsyncConnection, partitions: Collection[str], ids: Sequence[str], now: datetime
 ) -> dict[str, int]:
-    """Return how many jobs of its partition are called before each of these that waits."""
+    """Return, for each of these in the queue, how many jobs of its partition are before it."""
     position = func.row_number().over(partition_by=_T.partition, order_by=DISPATCH_ORDER)
     queue = (
         select(_T.id, position.label("queue_position"))

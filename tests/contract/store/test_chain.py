@@ -19,7 +19,12 @@ from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind, NotFound
 from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
 from orchestrator.domain.model.batch_job import JobState
-from orchestrator.domain.model.observation import CallAccepted, CallFailed, CallStarted, Withdrawn
+from orchestrator.domain.model.observation import (
+    CallAcknowledged,
+    CallFailed,
+    CallStarted,
+    Withdrawn,
+)
 from orchestrator.services.certification import Certification
 from orchestrator.store import schema
 from orchestrator.store.events import chained
@@ -56,7 +61,7 @@ async def see(
         case CallStarted():
             attempt = NewAttempt(action="TerminateJob", target=before.job_id, sent_at=at)
             await store.start_attempt(before, decision, attempt)
-        case CallAccepted(request_id):
+        case CallAcknowledged(request_id):
             answer = AttemptResult(at=at, outcome="accepted", request_id=request_id)
             await store.finish_attempt(before, decision, answer)
         case CallFailed(error):
@@ -72,7 +77,7 @@ LIFE: list[Observation] = [
     call_failed(UNSURE),
     read(JobState.RUNNING, LIVE),
     CallStarted(),
-    CallAccepted("r-1"),
+    CallAcknowledged("r-1"),
     read(JobState.FAILED, at=later(6)),
     read(JobState.FAILED, at=later(90)),
 ]

@@ -15,8 +15,8 @@ import pytest
 
 from orchestrator.cloud.transport import HttpAnswer
 from orchestrator.domain.decisions.escalation import EscalationPolicy
+from orchestrator.domain.model.instance_scan import CapturePolicy
 from orchestrator.domain.model.lifecycle import LIVE_STATES, State
-from orchestrator.domain.model.machine_capture import CapturePolicy
 from tests.support.partition_world import AMPLE, PartitionWorld
 
 if TYPE_CHECKING:
@@ -137,16 +137,21 @@ class Lying:
 
 async def turn(world: PartitionWorld) -> None:
     """Run a step of every loop, several of those that call for one job each, and pass a minute."""
-    some = [world.dispatcher.step, world.escalator.step, world.job_poller.step]
+    some = [world.job_terminator.step, world.escalator.step, world.job_poller.step]
     some += [world.machine_poller.step, world.instance_reader.step]
     for step in (
         *some * 6,
-        world.job_prober.step,
+        world.single_job_poller.step,
         world.revival_watcher.step,
         world.set_aside.step,
     ):
         await step()
-        for loop in (world.job_prober, world.instance_reader, world.dispatcher, world.escalator):
+        for loop in (
+            world.single_job_poller,
+            world.instance_reader,
+            world.job_terminator,
+            world.escalator,
+        ):
             while loop.calls.under_way:
                 await world.pass_waits()
                 await asyncio.sleep(0.001)

@@ -27,7 +27,7 @@ from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.observation import (
-    CallAccepted,
+    CallAcknowledged,
     CallStarted,
     JobUnlisted,
     ReadFailed,
@@ -35,7 +35,7 @@ from orchestrator.domain.model.observation import (
 )
 from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.loops.job_poller import FIRST_POLLS, KINDS, WAITING_FOR_CALL
-from orchestrator.engine.loops.job_prober import PLANNED, UNLISTED_IN_TURN
+from orchestrator.engine.loops.single_job_poller import NEVER_READ_IN_TURN, PLANNED
 from orchestrator.services.ports import LiveTerminations
 from orchestrator.store import schema
 from orchestrator.store.partition.lease_store import SqlLeaseStore
@@ -132,7 +132,7 @@ async def test_an_attempt_is_written_with_the_move_and_found_until_it_is_answere
         )
         is None
     )
-    accepted = decide(sending, CallAccepted("r1"), later(1), POLICY)
+    accepted = decide(sending, CallAcknowledged("r1"), later(1), POLICY)
     await store.finish_attempt(
         sending, accepted, AttemptResult(at=later(1), outcome="accepted", request_id="r1")
     )
@@ -213,7 +213,7 @@ async def test_the_next_terminations_are_found_without_sorting_all(
         if statement.startswith("SELECT") and "FROM terminations" in statement:
             asked.append((f"EXPLAIN {'' if shared else 'QUERY PLAN '}{statement}", parameters))
 
-    await store.next_polls(NOW, 10, *PLANNED, UNLISTED_IN_TURN)
+    await store.next_polls(NOW, 10, *PLANNED, NEVER_READ_IN_TURN)
     await store.planned_polls(NOW, 10, *KINDS)
     ids = [f"trm_1_job-{number}" for number in range(100)]
     for kind in KINDS:
@@ -272,7 +272,7 @@ def failure(kind: CloudErrorKind, code: str) -> CloudError:
 WITH_ENV_ID = "UnsupportedOperation.TerminateOperationWithEnvId"
 UNREAD = ReadFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout"))
 RUNNING = (0, read(JobState.RUNNING, LIVE))
-CALLED: list[tuple[float, Observation]] = [RUNNING, (0, CallStarted()), (0, CallAccepted("r"))]
+CALLED: list[tuple[float, Observation]] = [RUNNING, (0, CallStarted()), (0, CallAcknowledged("r"))]
 WENT: dict[str, tuple[State, str | None, list[tuple[float, Observation]]]] = {
     "job-verified": (
         State.VERIFIED,

@@ -9,9 +9,9 @@ from orchestrator.domain.decisions.decision import Policy
 from orchestrator.domain.decisions.escalation import EscalationPolicy
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.batch_job import InstanceCounters, JobSeen, JobState, TaskSeen
+from orchestrator.domain.model.instance_scan import InstanceScan
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import MachineCounts
-from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.observation import CallFailed
 from orchestrator.domain.model.termination import Schedule, Termination, TerminationRequest
 from orchestrator.domain.pacing.polling import PollPolicy
@@ -73,7 +73,7 @@ def read(
 
 def machines(total: int = 4, gone: int = 4, **known: Any) -> dict[str, Any]:
     """Return the fields of a job whose machines were all captured before TerminateJob."""
-    capture = Capture(run=1, occupying=total, captured=total, counted_at=NOW, ended_at=NOW)
+    capture = InstanceScan(run=1, occupying=total, captured=total, counted_at=NOW, ended_at=NOW)
     values: dict[str, Any] = {"listed": True, "observed_at": NOW, "all_observed_at": later(9000)}
     values |= known
     return {

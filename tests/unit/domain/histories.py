@@ -17,7 +17,7 @@ from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.observation import (
-    CallAccepted,
+    CallAcknowledged,
     CallFailed,
     CallStarted,
     JobUnlisted,
@@ -65,7 +65,7 @@ class History:
                     | {"action": "TerminateJob", "target": before.job_id}
                     | dict.fromkeys(("outcome", "code", "request_id"))
                 )
-            case CallAccepted(request_id):
+            case CallAcknowledged(request_id):
                 answer = {"outcome": "accepted", "code": None, "request_id": request_id}
                 self.attempts[-1] |= answer | {"answered_at": at}
                 call = {"answer": answer}
@@ -114,7 +114,7 @@ def history(
 
 
 RUNNING = read(JobState.RUNNING, LIVE)
-CALLED: list[Observation] = [RUNNING, CallStarted(), CallAccepted("request-1")]
+CALLED: list[Observation] = [RUNNING, CallStarted(), CallAcknowledged("request-1")]
 STOPPED: list[Observation] = [*CALLED, read(JobState.FAILED, at=later(2))]
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def begun(number: int, at_s: float = 0) -> Decision:
     after = termination(State.DRAINING, id=f"trm_{number}", acknowledged_at=later(at_s))
-    return Decision(after=after, event=Event.CALL_ACCEPTED)
+    return Decision(after=after, event=Event.CALL_ACKNOWLEDGED)
 
 
 def stopped(number: int, at_s: float) -> Decision:

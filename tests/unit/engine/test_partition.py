@@ -253,20 +253,20 @@ async def test_a_wrong_clock_is_reported_by_whichever_loop_meets_it(database: Da
     assert await published(world) is None
 
 
-@pytest.mark.parametrize("loop", ["dispatcher", "job_poller", "job_prober"])
+@pytest.mark.parametrize("loop", ["job_terminator", "job_poller", "single_job_poller"])
 async def test_a_call_that_works_restores_the_health_whichever_loop_made_it(
     database: Database, loop: str
 ) -> None:
     world = PartitionWorld(database)
     await world.ready(JOB)
-    if loop != "dispatcher":
-        poll_kind = PollKind.SINGLE if loop == "job_prober" else PollKind.BATCH
+    if loop != "job_terminator":
+        poll_kind = PollKind.SINGLE if loop == "single_job_poller" else PollKind.BATCH
         await world.know(JOB, poll_kind=poll_kind, next_poll_at=world.clock.now())
     await world.record_result(error(CloudErrorKind.CREDENTIAL))
     steps = {
-        "dispatcher": world.dispatch,
+        "job_terminator": world.dispatch,
         "job_poller": world.job_poller.step,
-        "job_prober": world.probe,
+        "single_job_poller": world.probe,
     }
     await steps[loop]()
     assert [call.code for call in world.simulator.calls] == ["OK"]

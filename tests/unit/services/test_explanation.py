@@ -9,8 +9,8 @@ import pytest
 from orchestrator.domain.forecasting.forecast import Forecast
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState, TaskSubmitted
 from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.instance_scan import InstanceScan
 from orchestrator.domain.model.lifecycle import FINAL_STATES, LIVE_STATES, State
-from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.termination import EscalationLevel, PollKind
 from orchestrator.domain.model.unconfirmed import Unconfirmed, Verdict
 from orchestrator.domain.pacing.quota import Rate
@@ -149,9 +149,16 @@ QUEUED: list[Situation] = [
         NOW,
     ),
     (
+        "finished before any call",
+        {"job_state": JobState.FAILED, "poll_kind": PollKind.SINGLE},
+        "a count of its instances, because its state is already finished",
+        "(DescribeJob); send TerminateJob only if it is not proven stopped",
+        NOW,
+    ),
+    (
         "submitted as something else than is counted",
         {"job_state": JobState.FAILED, "poll_kind": PollKind.SUBMIT_INFO},
-        "the number of instances it was submitted with, because its state is already finished",
+        "the number of instances it was submitted with, because it may have finished already",
         "(DescribeJobSubmitInfo), then count its instances",
         NOW,
     ),
@@ -472,7 +479,7 @@ def test_an_answer_without_counters_is_reported(
 def test_a_passed_deadline_is_stated_once(
     changes: dict[str, Any], given_up: str, more: str, why: str
 ) -> None:
-    message = f"the job was not observed stopped by its deadline{more}"
+    message = f"the job was not proven stopped by its deadline{more}"
     problem = ErrorDetail(code="Client.DeadlinePassed", message=message)
     assert explained(State.UNVERIFIED, **changes, problem=problem).waiting_for == given_up + why
 
@@ -615,7 +622,7 @@ def test_nodes_stay_billed_and_it_says_what_to_do() -> None:
         TaskSubmitted(name=name, instances=2, env_id=env_id)
         for name, env_id in (("a", "env-2"), ("b", None), ("c", "env-1"), ("d", "env-1"))
     )
-    capture = Capture(run=1, tasks=tasks, nodes=3, ended_at=NOW)
+    capture = InstanceScan(run=1, tasks=tasks, nodes=3, ended_at=NOW)
     stopped = explained(State.VERIFIED, run=1, capture=capture)
     assert stopped.waiting_for.endswith(
         "work stopped; 3 nodes of env-1, env-2 restart and stay billed"

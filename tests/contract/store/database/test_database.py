@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
     from orchestrator.store.database.transaction import Transaction
 
+NO_WORK = (
+    "until they work again, no job is worked on and requests are answered with 503: see the "
+    "database's server or disk"
+)
 NOTED = "SELECT name FROM partitions WHERE holder IS NULL"
 """Longer than anything here takes, unless it hangs."""
 
@@ -378,7 +382,7 @@ async def test_a_lock_of_another_process_fails_all_that_wait_at_once(
     await database.write(work)
     await database.write(work)
     begins, ends = logged(caplog)
-    assert begins == ("ERROR", "database writes fail: database is locked")
+    assert begins == ("ERROR", f"database writes fail: database is locked; {NO_WORK}")
     assert ends[0] == "WARNING"
     assert ends[1].startswith("database writes work again after ")
 
@@ -442,7 +446,12 @@ async def test_a_write_that_fails_after_its_caller_had_gone_is_logged(
     (gone,) = await under_way(database, "twice")
     gone.cancel()
     await database.write(note("after"))
-    assert logged(caplog) == [("ERROR", "a database write failed after its caller had gone")]
+    assert logged(caplog) == [
+        (
+            "ERROR",
+            "a database write failed after its request had been given up; report this traceback",
+        )
+    ]
 
 
 # --- closing -------------------------------------------------------------------------------------
@@ -477,8 +486,8 @@ async def test_it_closes_while_another_process_holds_the_lock(
             await database.__aexit__()
         failed = await asyncio.gather(*tasks, return_exceptions=True)
     assert {repr(error) for error in failed} == {"StoreUnavailable('the database is closed')"}
-    given_up = f"{2 * GROUP_MAX} database writes were dropped: the database is closed"
-    assert logged(caplog) == [("ERROR", given_up)]
+    unmade = f"{2 * GROUP_MAX} database writes were not made, since the daemon stops"
+    assert logged(caplog) == [("ERROR", f"{unmade}; the next start continues their work")]
     with pytest.raises(StoreUnavailable, match="closed"):
         await database.write(note("late"))
 
@@ -543,7 +552,7 @@ async def test_failing_reads_are_logged_when_they_begin_and_when_they_end(
     for _ in range(2):
         assert await noted(database) == set()
     begins, ends = logged(caplog)
-    assert begins == ("ERROR", "database reads fail: no such table: partitions")
+    assert begins == ("ERROR", f"database reads fail: no such table: partitions; {NO_WORK}")
     assert ends[0] == "WARNING"
     assert ends[1].startswith("database reads work again after ")
 
@@ -558,7 +567,8 @@ async def test_too_many_readers_are_logged_once(
             with pytest.raises(StoreUnavailable):
                 await noted(database)
     assert [level for level, _ in logged(caplog)] == ["ERROR", "WARNING"]
-    assert logged(caplog)[0][1] == "database reads fail: the database is read by too many at once"
+    crowded = "database reads fail: the database is read by too many at once"
+    assert logged(caplog)[0][1] == f"{crowded}; {NO_WORK}"
 
 
 async def test_an_intermittent_outage_is_logged_once(

@@ -25,7 +25,7 @@ from orchestrator.domain.errors import LeaseLost
 from orchestrator.domain.leasing.leases import FencingToken
 from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
 from orchestrator.domain.model.batch_job import JobState
-from orchestrator.domain.model.observation import CallAccepted, CallStarted, Withdrawn
+from orchestrator.domain.model.observation import CallAcknowledged, CallStarted, Withdrawn
 from orchestrator.store.database import postgresql
 from orchestrator.store.database.database import Database
 from orchestrator.store.database.migrations import alembic_config, upgrade
@@ -211,7 +211,7 @@ async def test_a_job_is_terminated(
     attempt = NewAttempt(action="TerminateJob", target="job-1", sent_at=later(2))
     assert await store.start_attempt(ready, started, attempt) == 1
     (sending,) = await store.with_open_attempts()
-    accepted = decide(sending, CallAccepted("r"), later(3), POLICY)
+    accepted = decide(sending, CallAcknowledged("r"), later(3), POLICY)
     await store.finish_attempt(sending, accepted, AttemptResult(at=later(3), outcome="accepted"))
     found = await records(other).terminations(after=0, limit=10, operation_id="op_1")
     assert [len(each.attempts) for each in found] == [1, 0]

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from orchestrator.domain.clock_steps import CLOCK_STEP_S
+from orchestrator.domain.model.instance_scan import InstanceScan
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.unconfirmed import Unconfirmed, Verdict
 from orchestrator.store.mapping.termination_rows import to_row
 from orchestrator.store.partition import clock_steps
@@ -40,8 +40,8 @@ PLANNED = (
 TIMES = [column.name for column in terminations.c if isinstance(column.type, UtcDateTime)]
 OF_INSTANCES = [column.name for column in instances.c if isinstance(column.type, UtcDateTime)]
 IN_DOCUMENTS = {
-    "capture": [each.name for each in fields(Capture) if "datetime" in str(each.type)],
-    "rescan": [each.name for each in fields(Capture) if "datetime" in str(each.type)],
+    "capture": [each.name for each in fields(InstanceScan) if "datetime" in str(each.type)],
+    "rescan": [each.name for each in fields(InstanceScan) if "datetime" in str(each.type)],
     "unconfirmed": [each.name for each in fields(Unconfirmed) if "datetime" in str(each.type)],
 }
 
@@ -59,7 +59,7 @@ def times(names: list[str], base: datetime) -> Row:
 
 def documents(base: datetime) -> Row:
     at = base + timedelta(microseconds=654_321)
-    capture = Capture(run=1, counted_at=at, ended_at=at + HOUR)
+    capture = InstanceScan(run=1, counted_at=at, ended_at=at + HOUR)
     full = with_fields(
         termination(),
         capture=capture,

@@ -18,9 +18,9 @@ from orchestrator.domain.leasing.leases import FencingToken
 from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
 from orchestrator.domain.model.batch_job import InstanceSeen, TaskPage, TaskSeen, TaskSubmitted
 from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.instance_scan import InstanceScan
 from orchestrator.domain.model.machine import MachineStatus
-from orchestrator.domain.model.machine_capture import Capture
-from orchestrator.domain.model.observation import CallAccepted, CallStarted, Withdrawn
+from orchestrator.domain.model.observation import CallAcknowledged, CallStarted, Withdrawn
 from orchestrator.store import schema
 from orchestrator.store.database.database import Database
 from orchestrator.store.partition.lease_store import SqlLeaseStore
@@ -368,7 +368,7 @@ async def starting(store: PartitionStore) -> Callable[[], Awaitable[object]]:
 
 async def finishing(store: PartitionStore) -> Callable[[], Awaitable[object]]:
     sending = await start(store, await ready_to_call(store))
-    accepted = decide(sending, CallAccepted("r1"), later(1), POLICY)
+    accepted = decide(sending, CallAcknowledged("r1"), later(1), POLICY)
     answer = AttemptResult(at=later(1), outcome="accepted", request_id="r1")
     return lambda: store.finish_attempt(sending, accepted, answer)
 
@@ -378,7 +378,9 @@ async def troubling(store: PartitionStore) -> Callable[[], Awaitable[object]]:
 
 
 async def capturing(store: PartitionStore) -> Callable[[], Awaitable[object]]:
-    return partial(store.instances.write_capture, await only(store), Capture(run=1), awaits=False)
+    return partial(
+        store.instances.write_capture, await only(store), InstanceScan(run=1), awaits=False
+    )
 
 
 async def looking_up(store: PartitionStore) -> Callable[[], Awaitable[object]]:
@@ -396,7 +398,7 @@ async def hiding(store: PartitionStore) -> Callable[[], Awaitable[object]]:
 async def captured(store: PartitionStore) -> CapturedMachine:
     task = TaskSubmitted(name="a", instances=1)
     await store.instances.write_capture(
-        await only(store), Capture(run=1, tasks=(task,)), awaits=False
+        await only(store), InstanceScan(run=1, tasks=(task,)), awaits=False
     )
     page = TaskPage(
         observed_at=NOW,
@@ -405,7 +407,7 @@ async def captured(store: PartitionStore) -> CapturedMachine:
         rows=1,
         instances_total=1,
     )
-    await store.instances.write_capture(await only(store), Capture(run=1), page, awaits=False)
+    await store.instances.write_capture(await only(store), InstanceScan(run=1), page, awaits=False)
     (machine,) = await store.instances.machines_due(NOW, NOW, 1)
     return machine
 

@@ -9,9 +9,9 @@ import pytest
 
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.instance_scan import InstanceScan
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import MachineCounts, MachineStatus
-from orchestrator.domain.model.machine_capture import Capture
 from tests.support.captures import NODES, TASK, capture, found, instance, page
 from tests.support.stored_operations import PARTITION, due_for_batch_poll, submit
 from tests.support.termination_fields import store_fields
@@ -53,7 +53,7 @@ async def test_a_page_is_written_with_how_far_it_brings_the_capture(
     after = await capture(
         store, records, "job-1", instance(1, "ins-1"), instance(0, reason="being created")
     )
-    assert after.captures.machines == Capture(
+    assert after.captures.machines == InstanceScan(
         run=1, tasks=(TASK,), task=1, occupying=2, captured=1, counted_at=NOW, ended_at=NOW
     )
     assert (after.machines, after.captures.awaited) == (MachineCounts(total=1), False)
@@ -102,12 +102,12 @@ async def test_a_page_is_written_only_on_the_capture_it_was_read_for(
     await submit(records, 1, "job-1")
     before = await found(records, "trm_1_job-1")
     after = await capture(store, records, "job-1", instance(0, "ins-1"))
-    await store.instances.write_capture(before, Capture(run=1), awaits=True)
+    await store.instances.write_capture(before, InstanceScan(run=1), awaits=True)
     stale = replace(
-        before, captures=replace(before.captures, machines=Capture(run=1, tasks=(TASK,)))
+        before, captures=replace(before.captures, machines=InstanceScan(run=1, tasks=(TASK,)))
     )
     await store.instances.write_capture(
-        stale, Capture(run=1), page(instance(1, "ins-2")), awaits=True
+        stale, InstanceScan(run=1), page(instance(1, "ins-2")), awaits=True
     )
     assert await found(records, before.id) == after
 
@@ -141,7 +141,7 @@ async def test_captures_are_due_in_the_order_of_the_calls(
     await capture(store, records, captured.job_id)
     assert await to_capture(store) == [second.id, first.id]
     await store.instances.write_capture(
-        first, Capture(run=1, failures=1), awaits=True, due_at=later(3)
+        first, InstanceScan(run=1, failures=1), awaits=True, due_at=later(3)
     )
     assert await to_capture(store, at=2.9) == [second.id]
     assert await to_capture(store, at=3) == [second.id, first.id]
@@ -172,7 +172,7 @@ async def test_a_call_waits_for_its_capture_no_longer_than_it_may(
     await store_fields(database, await found(records, captured.id), terminate_after=None)
     assert await ready(9.9) == ([], later(10))
     await store.instances.write_capture(
-        await found(records, waiting.id), Capture(run=1, tasks=(TASK,)), awaits=False
+        await found(records, waiting.id), InstanceScan(run=1, tasks=(TASK,)), awaits=False
     )
     assert await ready(0) == ([waiting.id], None)
     assert await ready(-1) == ([], NOW)

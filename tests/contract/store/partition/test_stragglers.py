@@ -12,9 +12,9 @@ from orchestrator.domain.decisions.escalation import RoundFinished, Straggler
 from orchestrator.domain.model.attempt import AttemptResult
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
 from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.instance_scan import LIVE, InstanceScan, ended, with_page
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import MachineStatus
-from orchestrator.domain.model.machine_capture import LIVE, Capture, ended, with_page
 from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.schema import instances
@@ -60,7 +60,7 @@ async def read(
 ) -> None:
     """Read the live instances in one page, in a rescan that began at this time."""
     before = await found(records, termination_id)
-    begun = Capture(run=1, tasks=(TASK,), began_at=later(at))
+    begun = InstanceScan(run=1, tasks=(TASK,), began_at=later(at))
     seen = replace(page(*(instance(n, f"ins-{n}") for n in indices)), observed_at=later(at))
     done = with_page(begun, seen, later(at))
     await store.instances.write_rescan(before, done, seen, due_at=later(at + 5))
@@ -185,7 +185,7 @@ async def test_a_read_that_fails_permanently_ends_its_round_and_no_other(
 ) -> None:
     await escalated(store, records, database)
     for at, done_at in ((9, None), (10, 11), (70, 11)):
-        begun = Capture(run=1, tasks=(TASK,), began_at=later(at))
+        begun = InstanceScan(run=1, tasks=(TASK,), began_at=later(at))
         failed = ended(begun, later(at + 1), ErrorDetail(code="Unauthorized", message="no"))
         await store.instances.write_rescan(await found(records, ID), failed, due_at=later(at + 60))
         known = await found(records, ID)
@@ -257,7 +257,7 @@ async def test_an_instance_that_got_a_machine_is_not_called_while_a_call_for_it_
     await read(store, records, 1)
     straggler = await start_next(store)
     before = await found(records, ID)
-    begun = Capture(run=1, tasks=(TASK,), began_at=later(14))
+    begun = InstanceScan(run=1, tasks=(TASK,), began_at=later(14))
     seen = replace(page(instance(1, "ins-new")), observed_at=later(14))
     done = with_page(begun, seen, later(14))
     await store.instances.write_rescan(before, done, seen, due_at=later(20))
@@ -290,7 +290,7 @@ async def test_only_machines_that_may_run_for_the_job_alone_are_ended(
     seen = replace(
         page(*(instance(n, f"ins-{n}" if n else None) for n in range(5))), observed_at=later(12)
     )
-    begun = Capture(run=1, tasks=(replace(TASK, instances=5),), began_at=later(12))
+    begun = InstanceScan(run=1, tasks=(replace(TASK, instances=5),), began_at=later(12))
     done = with_page(begun, seen, later(12))
     await store.instances.write_rescan(await found(records, ID), done, seen, due_at=None)
     for index, sight in ((1, MachineStatus.UP), (2, MachineStatus.GONE), (3, MachineStatus.NODE)):
@@ -308,6 +308,6 @@ async def test_stale_data_is_not_written(
     await escalated(store, records, database)
     stale = await found(records, ID)
     await read(store, records, 1)
-    begun = Capture(run=1, tasks=(TASK,), began_at=NOW)
+    begun = InstanceScan(run=1, tasks=(TASK,), began_at=NOW)
     await store.instances.write_rescan(stale, begun, page(instance(9, "ins-9")), due_at=None)
     assert await live(records) == [1]

@@ -10,11 +10,11 @@ from sqlalchemy import update
 
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
 from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.instance_scan import InstanceScan
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.termination import Revival
 from orchestrator.domain.progress.instance_totals import InstanceGroup, Left, tally
-from orchestrator.store.mapping.termination_rows import capture_to_row, revival_to_row
+from orchestrator.store.mapping.termination_rows import revival_to_row, scan_to_row
 from orchestrator.store.schema import terminations
 from tests.support.stored_operations import submit
 from tests.support.termination_fields import store_fields
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.store.database.transaction import Transaction
     from orchestrator.store.records.queries import SqlRecords
 
-CAPTURED = Capture(run=1, occupying=5, waiting=2, captured=5, counted_at=NOW, ended_at=NOW)
+CAPTURED = InstanceScan(run=1, occupying=5, waiting=2, captured=5, counted_at=NOW, ended_at=NOW)
 REVIVAL = Revival(at=NOW, job_state=JobState.RUNNING)
 FAILED = replace(CAPTURED, problem=ErrorDetail(code="C", message="m"))
 
@@ -38,7 +38,7 @@ async def known(database: Database, records: SqlRecords, *jobs: dict[str, Any]) 
         before = found.termination
         values = dict(jobs[ids.index(before.job_id)])
         others = {
-            "capture": capture_to_row(values.pop("capture")) if "capture" in values else None,
+            "capture": scan_to_row(values.pop("capture")) if "capture" in values else None,
             "revival": revival_to_row(values.pop("revival")) if "revival" in values else None,
         }
         if State(values.get("state", before.state)).final:

@@ -15,7 +15,7 @@ from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
 from orchestrator.domain.model.batch_job import JobSeen, JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.observation import (
-    CallAccepted,
+    CallAcknowledged,
     CallFailed,
     CallInterrupted,
     CallStarted,
@@ -63,7 +63,7 @@ IN_DOUBT: list[Observation] = [
     *CALLED,
     call_failed(CloudError(CloudErrorKind.OUTCOME_UNKNOWN, "C", "m")),
 ]
-DRAINING: list[Observation] = [*CALLED, CallAccepted("r")]
+DRAINING: list[Observation] = [*CALLED, CallAcknowledged("r")]
 WAYS: dict[str, list[Observation]] = {
     "queued": [],
     "callable": [CALLABLE],
@@ -75,7 +75,7 @@ WAYS: dict[str, list[Observation]] = {
 }
 """Each live state, with the observations that lead to it."""
 ANSWERS: list[Observation] = [
-    CallAccepted("r"),
+    CallAcknowledged("r"),
     CallInterrupted(),
     *[call_failed(CloudError(kind, "C", "m")) for kind in CloudErrorKind],
 ]
@@ -124,7 +124,7 @@ async def write(
     match seen:
         case CallStarted():
             await store.start_attempt(before, decision, replace(ATTEMPT, sent_at=at))
-        case CallAccepted() | CallFailed() | CallInterrupted():
+        case CallAcknowledged() | CallFailed() | CallInterrupted():
             await store.finish_attempt(before, decision, AttemptResult(at=at, outcome="an answer"))
         case _:
             await store.apply([(before, decision)], at)

@@ -84,7 +84,7 @@ async def test_an_accepted_operation_is_logged(records: SqlRecords, log: Log) ->
 
 
 async def call(store: PartitionStore, records: SqlRecords, number: int, job_id: str) -> None:
-    """Call TerminateJob for the job as the dispatcher does."""
+    """Call TerminateJob for the job as the job terminator does."""
     queued = await found(records, number, job_id)
     runs = decide(queued, read(JobState.RUNNING, LIVE), NOW, POLICY)
     await store.apply([(queued, runs)], NOW)
@@ -143,7 +143,10 @@ async def test_the_first_call_of_an_operation_is_logged(
         (EscalationLevel.MACHINES, "TerminateInstances for the machine of each live one"),
         (
             EscalationLevel.MANUAL,
-            "manual action is required; next_action of the termination has the commands",
+            (
+                "the daemon has no other means left: stop them by hand; "
+                "GET /v1/terminations/trm_1_job-1 has the commands (next_action)"
+            ),
         ),
     ],
 )
@@ -190,7 +193,7 @@ async def test_a_job_that_runs_again_in_its_settle_window_is_logged(
     before = await found(records, 1, "job-1")
     await store.apply([(before, decide(before, batch_read(JobState.RUNNING), NOW, POLICY))], NOW)
     assert log.lines() == [
-        f"job-1 (trm_1_job-1, {HERE}) is not stopped after all: the job runs again"
+        f"job-1 (trm_1_job-1, {HERE}) is not stopped after all: its state is RUNNING"
     ]
     assert log.levels == ["WARNING"]
 
@@ -222,7 +225,10 @@ async def test_a_finished_operation_is_logged(
     await end(store, records, "job-3")
     of = "of account 'main' finished:"
     assert log.lines() == [
-        f"operation op_1 {of} partial after 42.0 s, 3 jobs: already_finished 2, withdrawn 1",
+        (
+            f"operation op_1 {of} partial after 42.0 s, 3 jobs: already_finished 2, withdrawn 1; "
+            "orchestrator status op_1 says why, and what to do"
+        ),
         f"operation op_2 {of} verified after 40.0 s, 1 job: already_finished 1",
         f"operation op_3 {of} verified, 1 job: already_finished 1",
     ]
@@ -233,7 +239,14 @@ async def test_a_finished_operation_is_logged(
     ("reterminate_max", "reterminate_for_s", "step"),
     [
         (0, None, "it is not terminated again; submit it again if it must stop"),
-        (0, 600.0, "it was terminated again as often as engine.reterminate_max allows"),
+        (
+            0,
+            600.0,
+            (
+                "it keeps running: it was terminated again as often as engine.reterminate_max "
+                "allows; find out who calls RetryJobs, then submit it again"
+            ),
+        ),
         (1, 600.0, "operation op_9 terminates it again"),
     ],
 )

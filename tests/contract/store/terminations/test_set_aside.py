@@ -15,7 +15,7 @@ from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.observation import CallStarted, JobUnlisted
 from orchestrator.engine.loops.job_poller import KINDS
-from orchestrator.engine.loops.job_prober import PLANNED
+from orchestrator.engine.loops.single_job_poller import PLANNED
 from orchestrator.services.certification import Certification
 from orchestrator.store import schema
 from orchestrator.store.partition import clock_steps
@@ -238,7 +238,10 @@ async def test_it_is_logged_once_and_read_again_after_a_while_and_once_it_is_rep
         assert await store.set_aside_until(MUCH_LATER) is None
     assert await found(store) == {GOOD, OTHER}
     (logged,) = caplog.records
-    assert f"termination trm_1_{BAD} is set aside and read again every 60 s" in logged.message
+    assert (
+        f"termination trm_1_{BAD} is set aside and read again every 60 s; its job may still run"
+        in logged.message
+    )
     assert "'upstairs' is not a valid EscalationLevel" in logged.message
     await run(database, "UPDATE terminations SET escalation_level = 'none'")
     assert await found(store) == {GOOD, OTHER}, "before its time"

@@ -15,10 +15,10 @@ from orchestrator.domain.leasing.leases import FencingToken
 from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.observation import CallAccepted, CallFailed, CallStarted
+from orchestrator.domain.model.observation import CallAcknowledged, CallFailed, CallStarted
 from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.loops.job_poller import FIRST_POLLS
-from orchestrator.engine.loops.job_prober import UNLISTED_IN_TURN
+from orchestrator.engine.loops.single_job_poller import NEVER_READ_IN_TURN
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
 from tests.support.stored_operations import PARTITION, operation
@@ -84,7 +84,7 @@ class Queue:
         started = decide(before, CallStarted(), AT, POLICY)
         assert await self.store.start_attempt(before, started, attempt) is not None
         sending = started.after
-        seen = CallFailed(refusal, before) if refusal else CallAccepted("r")
+        seen = CallFailed(refusal, before) if refusal else CallAcknowledged("r")
         answer = AttemptResult(at=AT, outcome="failed" if refusal else "accepted")
         await self.store.finish_attempt(sending, decide(sending, seen, AT, POLICY), answer)
         self.calls.append(before.job_id)
@@ -312,7 +312,7 @@ async def test_few_ids_do_not_wait_for_the_reads_of_many_that_are_not_listed(que
     polled = (await queue.store.next_polls(AT, 600, FIRST_POLLS))[FIRST_POLLS]
     changes = [(row, Decision(after=with_fields(row, poll_kind=PollKind.SINGLE))) for row in polled]
     await queue.store.apply(changes, AT)
-    rows = (await queue.store.next_polls(AT, 10, UNLISTED_IN_TURN))[UNLISTED_IN_TURN]
+    rows = (await queue.store.next_polls(AT, 10, NEVER_READ_IN_TURN))[NEVER_READ_IN_TURN]
     assert by_operation([row.job_id for row in rows]).count("B") == 3
 
 

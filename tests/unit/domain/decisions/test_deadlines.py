@@ -20,7 +20,7 @@ from orchestrator.domain.decisions.escalation import (
 from orchestrator.domain.forecasting.drain_history import begin, observe
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
 from orchestrator.domain.model.lifecycle import Event, State
-from orchestrator.domain.model.observation import CallAccepted, CallStarted
+from orchestrator.domain.model.observation import CallAcknowledged, CallStarted
 from orchestrator.domain.model.termination import EscalationLevel, PollKind
 from orchestrator.domain.progress.termination_forecast import with_forecast
 from tests.support.termination_fields import with_fields
@@ -67,7 +67,7 @@ class Drain:
             run=1,
             job_state=JobState.RUNNING,
         )
-        now, known = NOW, self._decide(sent, CallAccepted("r-1"), NOW)
+        now, known = NOW, self._decide(sent, CallAcknowledged("r-1"), NOW)
         while known.escalation.level is not EscalationLevel.MANUAL:
             assert not known.state.final, "it ended before manual action was required"
             now = max(now, self._counted_at(known)) + timedelta(seconds=self.lag_s)
@@ -76,7 +76,7 @@ class Drain:
             if known.schedule.terminate_after is not None:
                 self.calls_s.append((now - NOW).total_seconds())
                 known = self._decide(known, CallStarted(), now)
-                known = self._decide(known, CallAccepted("r-2"), now)
+                known = self._decide(known, CallAcknowledged("r-2"), now)
 
     def _counted_at(self, known: Termination) -> datetime:
         """Return when its counters are read next; polls that show only its state change nothing."""

@@ -13,7 +13,7 @@ from orchestrator.domain.errors import NOT_EXECUTED, CloudError, CloudErrorKind,
 from orchestrator.domain.model.batch_job import InstanceCounters, JobSeen, JobState
 from orchestrator.domain.model.lifecycle import LIVE_STATES, TRANSITIONS, Event, State
 from orchestrator.domain.model.observation import (
-    CallAccepted,
+    CallAcknowledged,
     CallFailed,
     CallInterrupted,
     CallStarted,
@@ -101,14 +101,14 @@ CASES: list[tuple[str, Termination, Observation, Event]] = [
         CallStarted(),
         Event.CALL_STARTED,
     ),
-    ("accepted", termination(State.SENDING), CallAccepted("r"), Event.CALL_ACCEPTED),
+    ("accepted", termination(State.SENDING), CallAcknowledged("r"), Event.CALL_ACKNOWLEDGED),
     (
         "seen terminating",
         unknown_outcome(),
         read(RUNNING, LIVE, next_action="TERMINATING"),
-        Event.CALL_ACCEPTED,
+        Event.CALL_ACKNOWLEDGED,
     ),
-    ("stopped in doubt", unknown_outcome(), read(FAILED), Event.CALL_ACCEPTED),
+    ("stopped in doubt", unknown_outcome(), read(FAILED), Event.CALL_ACKNOWLEDGED),
     ("untouched", unknown_outcome(), read(RUNNING, LIVE), Event.CALL_NOT_EXECUTED),
     ("succeeded in doubt", unknown_outcome(), read(JobState.SUCCEED), Event.SEEN_STOPPED),
     ("submitted in doubt", unknown_outcome(), read(SUBMITTED, LIVE), Event.SEEN_SUBMITTED),
@@ -127,7 +127,7 @@ CASES: list[tuple[str, Termination, Observation, Event]] = [
             f"stopped in {state} after an earlier call",
             called(state),
             read(FAILED),
-            Event.CALL_ACCEPTED,
+            Event.CALL_ACKNOWLEDGED,
         )
         for state in (State.QUEUED, State.HELD, State.SENDING)
     ],
@@ -432,13 +432,13 @@ def test_a_job_that_left_submitted_is_first_in_line_until_it_drains() -> None:
     sent = decide(first, CallStarted(), NOW, POLICY).after
     throttled = decide(sent, call_failed(error(CloudErrorKind.THROTTLED)), NOW, POLICY).after
     again = decide(throttled, batch_read(RUNNING), later(1), POLICY).after
-    accepted = decide(sent, CallAccepted("r"), later(1), POLICY).after
+    accepted = decide(sent, CallAcknowledged("r"), later(1), POLICY).after
     assert [t.schedule.priority for t in (first, again, accepted)] == [True, True, False]
 
 
 @pytest.mark.parametrize(("known", "highest"), [(machines(), 5), ({}, 3)])
 def test_evidence_grows_with_what_is_proven(known: dict[str, Any], highest: int) -> None:
-    accepted = decide(termination(State.SENDING, **known), CallAccepted("r"), NOW, POLICY).after
+    accepted = decide(termination(State.SENDING, **known), CallAcknowledged("r"), NOW, POLICY).after
     finished = decide(accepted, batch_read(FAILED, end_time="E1"), later(1), POLICY).after
     stopped = decide(finished, read(FAILED, at=later(2)), later(2), POLICY).after
     verified = decide(stopped, read(FAILED, at=later(32)), later(32), POLICY).after
@@ -572,7 +572,7 @@ def test_a_job_that_runs_on_with_nothing_pending_is_called_again_after_longer_an
 
 def test_the_first_call_is_remembered_over_all_runs() -> None:
     sent = decide(termination(terminate_after=NOW), CallStarted(), NOW, POLICY).after
-    draining = decide(sent, CallAccepted("r-1"), NOW, POLICY).after
+    draining = decide(sent, CallAcknowledged("r-1"), NOW, POLICY).after
     revived = decide(
         with_fields(draining, evidence=2, job_state=FAILED), batch_read(RUNNING), later(50), POLICY
     ).after
@@ -633,7 +633,7 @@ def test_no_poll_is_planned_past_the_deadline() -> None:
 def test_the_deadline_runs_from_the_first_call_or_hold() -> None:
     sent = decide(termination(terminate_after=NOW), CallStarted(), later(100), POLICY).after
     for answer in (
-        CallAccepted("r"),
+        CallAcknowledged("r"),
         call_failed(error(CloudErrorKind.OUTCOME_UNKNOWN)),
         call_failed(error(CloudErrorKind.JOB_NOT_FOUND)),
         CallInterrupted(),
@@ -654,7 +654,7 @@ def test_the_deadline_does_not_run_from_a_call_that_never_left() -> None:
         failed = decide(sent, call_failed(error(kind)), later(101), POLICY).after
         assert (failed.schedule.give_up_at, failed.calls.first_sent_at) == (None, None)
         again = decide(failed, CallStarted(), later(9000), POLICY).after
-        accepted = decide(again, CallAccepted("r"), later(9001), POLICY).after
+        accepted = decide(again, CallAcknowledged("r"), later(9001), POLICY).after
         assert accepted.schedule.give_up_at == later(9000 + 3600)
 
 
@@ -671,7 +671,7 @@ def test_giving_up_says_why_and_what_to_do() -> None:
     problem = decision.after.problem
     assert problem is not None
     assert (problem.code, bool(problem.advice)) == ("Client.DeadlinePassed", True)
-    assert problem.message == "the job was not observed stopped by its deadline"
+    assert problem.message == "the job was not proven stopped by its deadline"
 
 
 def test_a_job_read_stopped_is_not_reported_as_live() -> None:

@@ -12,8 +12,8 @@ from orchestrator.domain.decisions.escalation import EscalationPolicy, next_leve
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
 from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.instance_scan import InstanceScan
 from orchestrator.domain.model.lifecycle import Event, State
-from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.termination import EscalationLevel, PollKind
 from orchestrator.domain.pacing.quota import Rate
 from orchestrator.services.explanation.explain import explain
@@ -44,7 +44,7 @@ IN_ROUND_1 = with_fields(
     escalation_started_at=later(70),
     escalation_round=1,
 )
-UNREADABLE = Capture(run=1, problem=ErrorDetail(code="Some.Code", message="why"))
+UNREADABLE = InstanceScan(run=1, problem=ErrorDetail(code="Some.Code", message="why"))
 AROUND = ExplanationContext(
     now=later(400), ahead=0, rate=Rate(2, 2), trouble=None, capture_wait_s=0.0
 )

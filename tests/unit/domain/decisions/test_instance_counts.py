@@ -17,9 +17,9 @@ from orchestrator.domain.model.batch_job import (
     JobSubmitted,
     TaskSubmitted,
 )
+from orchestrator.domain.model.instance_scan import InstanceScan
 from orchestrator.domain.model.lifecycle import Event, State
-from orchestrator.domain.model.machine_capture import Capture
-from orchestrator.domain.model.observation import CallAccepted, CallStarted, ReadFailed
+from orchestrator.domain.model.observation import CallAcknowledged, CallStarted, ReadFailed
 from orchestrator.domain.model.termination import PollKind, Termination
 from tests.support.termination_fields import with_fields
 from tests.unit.domain.build import (
@@ -52,9 +52,9 @@ def draining(**known: Any) -> Termination:
     [
         {"instances": LIVE},
         {"instances_submitted": 10},
-        {"capture": Capture(run=1, tasks=TEN)},
-        {"capture": Capture(run=1, occupying=4)},
-        {"capture": Capture(run=1, occupying=2, waiting=2)},
+        {"capture": InstanceScan(run=1, tasks=TEN)},
+        {"capture": InstanceScan(run=1, occupying=4)},
+        {"capture": InstanceScan(run=1, occupying=2, waiting=2)},
         {"tasks": read(FAILED).tasks * 4},
     ],
     ids=str,
@@ -127,7 +127,7 @@ def stopped(instances: InstanceCounters, **known: Any) -> Termination:
     )
 
 
-@pytest.mark.parametrize("known", [{}, {"capture": Capture(run=1, ended_at=NOW)}], ids=str)
+@pytest.mark.parametrize("known", [{}, {"capture": InstanceScan(run=1, ended_at=NOW)}], ids=str)
 @pytest.mark.parametrize(("counted", "event"), [(THREE, None), (STOPPED, Event.SETTLED)])
 def test_a_job_is_verified_once_it_is_compared_with_its_submission(
     known: dict[str, Any], counted: InstanceCounters, event: Event | None
@@ -158,7 +158,7 @@ def test_a_job_is_verified_once_it_is_compared_with_its_submission(
     [
         ({}, POLICY),
         ({"instances_submitted": 10}, COMPARES),
-        ({"capture": Capture(run=1, tasks=TEN)}, COMPARES),
+        ({"capture": InstanceScan(run=1, tasks=TEN)}, COMPARES),
     ],
     ids=["quota is short", "read before", "captured"],
 )
@@ -355,7 +355,7 @@ def test_a_job_without_instances_backs_off_and_ends_in_its_own_words() -> None:
     known = decide(known, read(FAILED, NONE), NOW, POLICY).after
     assert known.schedule.terminate_after == NOW
     known = decide(known, CallStarted(), NOW, POLICY).after
-    known = decide(known, CallAccepted("r"), NOW, POLICY).after
+    known = decide(known, CallAcknowledged("r"), NOW, POLICY).after
     while not known.state.final:
         reads += 1
         assert known.schedule.next_poll_at is not None

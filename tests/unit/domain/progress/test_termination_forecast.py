@@ -13,9 +13,9 @@ from orchestrator.domain.forecasting.drain_history import DrainHistory
 from orchestrator.domain.forecasting.duration_distribution import bucket, estimate
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
 from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.instance_scan import InstanceScan
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine_capture import Capture
-from orchestrator.domain.model.observation import CallAccepted, CallStarted, Observation
+from orchestrator.domain.model.observation import CallAcknowledged, CallStarted, Observation
 from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.domain.progress.termination_forecast import current, with_forecast
 from tests.support.termination_fields import with_fields
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 RUNNING, FAILED = JobState.RUNNING, JobState.FAILED
 TENS = estimate({bucket(10): 100}, {})
-ENDED = Capture(run=1, occupying=60, waiting=20, captured=60, counted_at=NOW, ended_at=NOW)
+ENDED = InstanceScan(run=1, occupying=60, waiting=20, captured=60, counted_at=NOW, ended_at=NOW)
 
 
 def draining(**changes: Any) -> Termination:
@@ -92,7 +92,7 @@ def test_a_drain_begins_when_its_call_was_acknowledged() -> None:
         (None, 100),
     ],
 )
-def test_it_begins_with_what_was_captured_as_live(capture: Capture | None, live: int) -> None:
+def test_it_begins_with_what_was_captured_as_live(capture: InstanceScan | None, live: int) -> None:
     """Instances may have been FAILED for long when TerminateJob was sent."""
     assert lives(after_counts(draining(capture=capture), (5, 70)))[0] == (0, live)
 
@@ -154,7 +154,7 @@ def test_a_job_that_ignored_its_call_has_no_progress_before_the_next_call() -> N
     before = after_counts(draining(), (5, 50))
     runs_on = after(before, (70, counted(50, 50, at_s=70, next_action="")))
     assert runs_on.schedule.terminate_after == later(70)
-    again = after(runs_on, (71, CallStarted()), (72, CallAccepted("r")))
+    again = after(runs_on, (71, CallStarted()), (72, CallAcknowledged("r")))
     assert again.calls.acknowledged_at == later(72)
     assert lives(after_counts(again, (80, 50))) == [(0, 100), (5, 50)]
     stalled = after_counts(again, (80, 50), (1000, 50))
@@ -173,7 +173,7 @@ def test_a_revived_drain_restarts_with_its_next_call() -> None:
     )
     untouched = after(revived, (25, counted(100, at_s=25, next_action="")))
     assert untouched.drain.history is None
-    called = after(untouched, (30, CallStarted()), (31, CallAccepted("r")))
+    called = after(untouched, (30, CallStarted()), (31, CallAcknowledged("r")))
     assert lives(after_counts(called, (35, 90))) == [(31, 100), (35, 90)]
 
 
@@ -184,7 +184,7 @@ def test_a_stopped_drain_that_is_counted_live_restarts_then() -> None:
         stopped, (20, read(FAILED, InstanceCounters(running=3, failed=97), at=later(20)))
     )
     assert (doubted.state, doubted.drain.history) == (State.DRAINING, None)
-    called = after(doubted, (21, CallStarted()), (22, CallAccepted("r")))
+    called = after(doubted, (21, CallStarted()), (22, CallAcknowledged("r")))
     live = read(FAILED, InstanceCounters(running=2, failed=98), at=later(25))
     assert lives(after(called, (25, live))) == [(22, 100), (25, 2)]
 

@@ -65,7 +65,7 @@ async def test_other_jobs_of_the_same_poll_are_written(
     assert logged.levelname == "ERROR"
     assert logged.getMessage() == (
         f"{PARTITION}: termination trm_{FAULTY} has an internal error; it is set aside and tried "
-        "again later; its job may still run; report this traceback"
+        "again every minute; its job may still run; report this traceback"
     )
     assert logged.exc_info
     await world.execute("DROP TRIGGER fault")
@@ -74,7 +74,7 @@ async def test_other_jobs_of_the_same_poll_are_written(
     await world.job_poller.step()
     found = await world.termination(FAULTY)
     assert (found.schedule.set_aside, found.job.state) == (None, JobState.RUNNING)
-    assert caplog.records[-1].getMessage().endswith("is no longer set aside")
+    assert caplog.records[-1].getMessage().endswith("goes on: it is no longer set aside")
     assert await world.set_aside.step() == math.inf
 
 
@@ -118,7 +118,7 @@ async def test_nothing_is_postponed_where_the_database_fails(database: Database)
             f" WHERE job_id = '{job_id}'"
         )
     before = [await world.termination(job_id) for job_id in (FAULTY, GOOD)]
-    for step in (world.job_poller.step, world.dispatcher.step):
+    for step in (world.job_poller.step, world.job_terminator.step):
         with pytest.raises(StoreUnavailable):
             await step()
     await world.execute("UPDATE terminations SET poll_kind = 'single'")

@@ -12,8 +12,8 @@ from sqlalchemy import event
 
 from orchestrator.domain.decisions.capture_coverage import missed
 from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.instance_scan import CapturePolicy, CaptureTiming
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
 from orchestrator.engine.loops.instance_reader import BACKOFF_BASE_S
 from orchestrator.simulator.traffic.fault_injection import read_faults
 from tests.support.loop_scenarios import store_terminable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.cloud.transport import HttpAnswer
-    from orchestrator.domain.model.machine_capture import Capture
+    from orchestrator.domain.model.instance_scan import InstanceScan
     from orchestrator.store.database.database import Database
 
 POLICY = CapturePolicy()
@@ -35,7 +35,7 @@ def world(database: Database) -> PartitionWorld:
     return PartitionWorld(database, quotas=AMPLE, capture=POLICY)
 
 
-async def known(world: PartitionWorld, job_id: str = JOB) -> Capture:
+async def known(world: PartitionWorld, job_id: str = JOB) -> InstanceScan:
     capture = (await world.termination(job_id)).captures.machines
     assert capture is not None
     return capture

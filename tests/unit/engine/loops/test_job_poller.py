@@ -102,7 +102,7 @@ async def test_nothing_is_polled_before_a_job_is_due(world: PartitionWorld) -> N
 async def test_with_no_job_to_poll_nothing_is_called(world: PartitionWorld) -> None:
     assert math.isinf(await world.job_poller.step())
     await due_in(world, 0, JOB, poll_kind=PollKind.SINGLE)
-    assert math.isinf(await world.job_poller.step()), "for the job prober"
+    assert math.isinf(await world.job_poller.step()), "for the single-job poller"
     await world.submit("job-elsewhere", partition="other@cloud")
     assert math.isinf(await world.job_poller.step()), "of another partition"
     assert batch_polls(world) == []

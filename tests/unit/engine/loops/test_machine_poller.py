@@ -12,8 +12,8 @@ import pytest
 from orchestrator.cloud import error_codes
 from orchestrator.domain.decisions.capture_coverage import missed
 from orchestrator.domain.model.error_detail import ClientCode
+from orchestrator.domain.model.instance_scan import CapturePolicy
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine_capture import CapturePolicy
 from orchestrator.domain.pacing.quota import Rate
 from orchestrator.engine.loops.machine_poller import (
     APART_MAX_S,
@@ -356,7 +356,10 @@ async def test_failing_calls_are_logged_when_the_failure_begins_changes_and_ends
     await poll_machines(world)
     assert world.partition.trouble is None
     name = world.machine_poller.name
-    fails = f"{name}: DescribeInstances fails and is tried again: "
+    fails = (
+        f"{name}: DescribeInstances fails and is tried again; until it works, no job is verified "
+        "whose machines are not read: "
+    )
     assert [message for message in caplog.messages if message.startswith(name)] == [
         f"{fails}InternalError: asked for {id_}",
         f"{fails}{ClientCode.CONNECT_FAILED}: asked for {id_}",

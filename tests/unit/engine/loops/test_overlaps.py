@@ -78,17 +78,17 @@ async def test_an_answer_lost_while_another_is_recovered_is_recovered_too(
     slow, lost = job_ids(2)
     await world.ready(slow, lost)
     held = world.network.hold("TerminateJob")
-    await world.dispatcher.step()
+    await world.job_terminator.step()
     await world.network.arrival("TerminateJob")
     store.full = True
-    await world.dispatcher.step()
+    await world.job_terminator.step()
     assert not world.woken()
     await world.pass_waits()
-    await world.dispatcher.wake.wait()
-    step = asyncio.ensure_future(world.dispatcher.step())
+    await world.job_terminator.wake.wait()
+    step = asyncio.ensure_future(world.job_terminator.step())
     await store.recovering.wait()
     held.set()
-    await world.ended(world.dispatcher)
+    await world.ended(world.job_terminator)
     store.full = False
     store.gate.set()
     await step
@@ -150,7 +150,7 @@ async def test_an_earlier_count_does_not_undo_a_batch_poll(database: Database) -
     batch_read = await world.termination(JOB)
     assert (batch_read.evidence, batch_read.schedule.poll_kind) == (2, PollKind.SINGLE)
     held.set()
-    await world.ended(world.job_prober)
+    await world.ended(world.single_job_poller)
     after = await world.termination(JOB)
     assert replace(after, drain=batch_read.drain) == batch_read
     assert after.drain.counters is not None, "the count itself is kept"
@@ -167,13 +167,13 @@ async def test_a_poll_that_ends_while_the_plan_is_read_is_not_repeated(
     held = await world.probe_without_answer()
     store.read.clear()
     store.taken.clear()
-    step = asyncio.ensure_future(world.job_prober.step())
+    step = asyncio.ensure_future(world.single_job_poller.step())
     await store.read.wait()
     held.set()
-    await world.ended(world.job_prober)
+    await world.ended(world.single_job_poller)
     store.taken.set()
     await step
-    await world.ended(world.job_prober)
+    await world.ended(world.single_job_poller)
     assert world.called("DescribeJob") == [JOB]
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from orchestrator.domain.model.instance_scan import CapturePolicy
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine_capture import CapturePolicy
 from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.simulator.traffic.fault_injection import read_faults
 from orchestrator.store.mapping.termination_rows import to_row

@@ -82,7 +82,7 @@ async def test_times_move_along_with_a_step_of_the_clock_and_back_again(
         await cluster.check_sound(replica)
     assert [message for _, message in own_logs(caplog)] == [
         f"the database's clock stepped by {sign}{by_s:.0f} s: deadlines, settle windows and "
-        "revival watches move with it"
+        "revival watches move with it; check the time synchronization of its host"
         for sign in "+-"
     ]
     cluster.advance(POLICY.retry_s)

@@ -445,7 +445,7 @@ async def test_a_paused_replica_calls_and_writes_nothing_when_it_resumes(
     first.machine.advance(POLICY.duration_s + 1.0)
     (loops,) = first.loops_of(PARTITION)
     async with asyncio.timeout(HANG_S):
-        assert await loops.dispatcher.calls.drain(HANG_S), (
+        assert await loops.job_terminator.calls.drain(HANG_S), (
             "the call that waited for its permit has ended"
         )
     partition = loops.partition
@@ -457,7 +457,7 @@ async def test_a_paused_replica_calls_and_writes_nothing_when_it_resumes(
     for write in (
         partition.store.set_health(None, None),
         partition.store.postpone([before.id], world.clock.now()),
-        loops.dispatcher._close([]),
+        loops.job_terminator._close([]),
     ):
         with pytest.raises(LeaseLost):
             await write
@@ -851,7 +851,7 @@ async def test_loops_that_die_take_the_others_and_the_block_with_them(
         with pytest.raises(BaseExceptionGroup) as raised:  # noqa: PT012 - the block is what dies
             async with running(replica.leases, NoJitter()):
                 await eventually(lambda: len(replica.loops) == len(TWO))
-                monkeypatch.setattr(replica.loops[0].job_prober, "step", dies)
+                monkeypatch.setattr(replica.loops[0].single_job_poller, "step", dies)
                 replica.leases.on_notification(TWO[0])
                 await asyncio.Event().wait()
     assert raised.group_contains(Dead)
@@ -885,7 +885,7 @@ async def test_a_notice_wakes_the_loops_of_its_partition_or_else_the_leases(
         wakeups = {"leases": replica.leases.wake} | {
             each.name: each.wake
             for loops in replica.loops
-            for each in (loops.dispatcher, loops.job_poller, loops.job_prober)
+            for each in (loops.job_terminator, loops.job_poller, loops.single_job_poller)
         }
         found = sorted(name for name, wake in wakeups.items() if wake.is_set())
         for wake in wakeups.values():
@@ -895,7 +895,7 @@ async def test_a_notice_wakes_the_loops_of_its_partition_or_else_the_leases(
     woken()
     replica.leases.on_notification(PARTITION)
     assert woken() == [
-        f"{each} of {PARTITION}" for each in ("dispatcher", "job poller", "job prober")
+        f"{each} of {PARTITION}" for each in ("job poller", "job terminator", "single-job poller")
     ]
     replica.leases.on_notification("other@cloud")
     assert woken() == []

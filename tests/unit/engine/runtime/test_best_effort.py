@@ -57,6 +57,7 @@ def test_each_kind_of_failure_is_logged_once(caplog: pytest.LogCaptureFixture) -
         with informing.leaving_out(what):
             fails()
     assert [record.getMessage() for record in caplog.records] == [
-        "one failed and is left out; later failures of it are not logged",
-        "another failed and is left out; later failures of it are not logged",
+        f"{what} failed and is left out; jobs are still terminated; later failures of it "
+        "are not logged; report this traceback"
+        for what in ("one", "another")
     ]

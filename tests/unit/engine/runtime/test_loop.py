@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Steps:
     """A loop with scripted steps; the step after them lasts until the end."""
 
-    kind = LoopKind.DISPATCHER
+    kind = LoopKind.JOB_TERMINATOR
     name = "the loop"
 
     def __init__(self, *script: float | Exception) -> None:
@@ -320,7 +320,7 @@ async def test_each_step_is_timed_and_those_that_fail_are_counted(clock: ManualC
     async with asyncio.timeout(HANG_S):
         await steps.over.wait()
     task.cancel()
-    kind = LoopKind.DISPATCHER
+    kind = LoopKind.JOB_TERMINATOR
     assert recorded == [
         (kind, 0.25, False),
         (kind, 0.5, True),

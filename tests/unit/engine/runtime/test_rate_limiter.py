@@ -11,8 +11,8 @@ import pytest
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost
 from orchestrator.domain.leasing.leases import FencingToken
 from orchestrator.domain.pacing.quota import SECONDS_NEEDED, Quota
-from orchestrator.engine.lease_guard import Lease
-from orchestrator.engine.runtime.rate_limiter import RateLimiter, before_send
+from orchestrator.engine.lease_guard import Lease, before_send
+from orchestrator.engine.runtime.rate_limiter import RateLimiter
 from tests.support.clock import ManualClock
 
 UNANSWERED = [CloudErrorKind.NOT_SENT, CloudErrorKind.OUTCOME_UNKNOWN]

@@ -8,9 +8,9 @@ from typing import Any, Final
 import pytest
 
 from orchestrator.domain.model.batch_job import InstanceCounters
-from orchestrator.domain.model.machine_capture import Capture
+from orchestrator.domain.model.instance_scan import InstanceScan
 from orchestrator.store.mapping.row_shapes import faults
-from orchestrator.store.mapping.termination_rows import capture_to_row
+from orchestrator.store.mapping.termination_rows import scan_to_row
 from orchestrator.store.schema import terminations
 
 COUNTERS: Final = asdict(InstanceCounters(running=3))
@@ -27,7 +27,7 @@ WHOLE: Final[list[tuple[str, Any]]] = [
     ("tasks", [{"name": "a", "state": None, "instances": COUNTERS}]),
     ("problem", PROBLEM),
     ("unconfirmed", UNCONFIRMED),
-    ("capture", capture_to_row(Capture(run=1))),
+    ("capture", scan_to_row(InstanceScan(run=1))),
     ("history", {"samples": [[1, 2.5]], "seen_at": 1, "pause_s": 0.5}),
     ("revival", REVIVAL | {"limit_reached": True, "instances_live": None}),
 ]

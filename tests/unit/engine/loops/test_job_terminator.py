@@ -163,7 +163,7 @@ async def test_the_quota_is_spent_evenly_and_wholly(world: PartitionWorld) -> No
 async def test_nothing_is_called_in_the_first_second_after_a_start(world: PartitionWorld) -> None:
     await world.ready(JOB)
     world.start()
-    assert await world.dispatcher.step() == pytest.approx(1.0 - 0.05)
+    assert await world.job_terminator.step() == pytest.approx(1.0 - 0.05)
     assert await world.outcomes(JOB) == []
     world.clock.advance(0.951)
     await world.dispatch()
@@ -174,12 +174,12 @@ async def test_an_attempt_taken_up_ahead_leaves_when_its_permit_says(world: Part
     await world.ready(JOB)
     world.start()
     world.clock.advance(0.951)
-    await world.dispatcher.step()
+    await world.job_terminator.step()
     assert await world.outcomes(JOB) == [None]
     assert await world.clock.waits.get() == pytest.approx(0.049)
     assert world.calls("TerminateJob") == []
     world.clock.advance(0.049)
-    await world.ended(world.dispatcher)
+    await world.ended(world.job_terminator)
     assert world.called("TerminateJob") == [JOB]
 
 
@@ -223,9 +223,9 @@ async def test_a_job_taken_back_meanwhile_is_not_called_and_costs_no_permit(
 async def cut_off(world: PartitionWorld, job_id: str) -> None:
     """End the process while the response to this job's request is in flight."""
     world.network.hold("TerminateJob")
-    await world.dispatcher.step()
+    await world.job_terminator.step()
     await world.network.arrival("TerminateJob")
-    assert await world.dispatcher.calls.drain(0.0) is False
+    assert await world.job_terminator.calls.drain(0.0) is False
     assert await world.outcomes(job_id) == [None]
 
 
@@ -260,9 +260,9 @@ async def test_it_is_in_doubt_even_while_no_call_may_leave(world: PartitionWorld
     await world.ready(JOB)
     await cut_off(world, JOB)
     world.start()
-    assert await world.dispatcher.step() > 0
+    assert await world.job_terminator.step() > 0
     assert (await world.termination(JOB)).calls.outcome_unknown
-    assert world.woken() == {"single_polls"}, "the job prober is to read the job"
+    assert world.woken() == {"single_polls"}, "the single-job poller is to read the job"
 
 
 async def test_an_open_attempt_is_closed_once(world: PartitionWorld) -> None:
@@ -343,19 +343,19 @@ async def test_a_call_under_way_is_not_taken_for_one_left_open(database: Databas
     slow, broken = job_ids(2)
     await world.ready(slow, broken)
     held = world.network.hold("TerminateJob")
-    await world.dispatcher.step()
+    await world.job_terminator.step()
     await world.network.arrival("TerminateJob")
     await world.execute(ANSWERS_CANNOT_BE_WRITTEN)
-    await world.dispatcher.step()
+    await world.job_terminator.step()
     assert not world.woken()
     await world.pass_waits()
-    await world.dispatcher.wake.wait()
+    await world.job_terminator.wake.wait()
     await world.execute("DROP TRIGGER broken")
-    await world.dispatcher.step()
+    await world.job_terminator.step()
     assert await world.outcomes(broken) == [INTERRUPTED]
     assert await world.outcomes(slow) == [None]
     held.set()
-    await world.ended(world.dispatcher)
+    await world.ended(world.job_terminator)
     assert await world.outcomes(slow) == ["accepted"]
 
 
@@ -366,7 +366,7 @@ async def test_a_failing_write_of_an_attempt_sends_no_call_and_costs_no_permit(
     await world.ready(JOB)
     await world.execute("ALTER TABLE attempts RENAME TO away")
     with pytest.raises(StoreUnavailable):
-        await world.dispatcher.step()
+        await world.job_terminator.step()
     await world.execute("ALTER TABLE away RENAME TO attempts")
     assert world.calls("TerminateJob") == []
     assert (await world.termination(JOB)).state is State.QUEUED
@@ -381,9 +381,9 @@ async def test_a_failing_write_of_an_attempt_sends_no_call_and_costs_no_permit(
 async def test_at_a_stop_the_calls_under_way_end_and_are_written(world: PartitionWorld) -> None:
     await world.ready(JOB)
     held = world.network.hold("TerminateJob")
-    await world.dispatcher.step()
+    await world.job_terminator.step()
     await world.network.arrival("TerminateJob")
-    ending = asyncio.ensure_future(world.dispatcher.calls.drain(HANG_S))
+    ending = asyncio.ensure_future(world.job_terminator.calls.drain(HANG_S))
     assert await world.outcomes(JOB) == [None]
     assert not ending.done()
     held.set()
@@ -394,8 +394,8 @@ async def test_at_a_stop_the_calls_under_way_end_and_are_written(world: Partitio
 
 async def test_the_loops_are_woken_at_every_end(world: PartitionWorld) -> None:
     await world.ready(JOB, run=1)
-    await world.dispatcher.step()
+    await world.job_terminator.step()
     world.woken()
     world.clock.advance(1)
-    await world.ended(world.dispatcher)
+    await world.ended(world.job_terminator)
     assert world.woken() == {"calls", "batch_polls"}

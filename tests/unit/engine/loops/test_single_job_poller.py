@@ -17,10 +17,10 @@ from orchestrator.domain.model.batch_job import (
     TaskSeen,
     TaskSubmitted,
 )
+from orchestrator.domain.model.instance_scan import InstanceScan
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.termination import PollKind
-from orchestrator.engine.loops.job_prober import (
+from orchestrator.engine.loops.single_job_poller import (
     COUNT_ALL_EVERY_S,
     LAST_COUNT_WAITS_S,
     READS_PER_STEP,
@@ -127,8 +127,8 @@ async def test_more_than_a_steps_worth_is_read_once_each(database: Database) -> 
     world = PartitionWorld(database, quotas=AMPLE)
     jobs = job_ids(2 * READS_PER_STEP + 5)
     await store_finished(world, *jobs, seconds=-1)
-    assert [await world.job_prober.step() for _ in range(3)] == [0.0, 0.0, math.inf]
-    await world.ended(world.job_prober)
+    assert [await world.single_job_poller.step() for _ in range(3)] == [0.0, 0.0, math.inf]
+    await world.ended(world.single_job_poller)
     assert sorted(world.called("DescribeJob")) == jobs
     for job_id in jobs:
         assert (await world.termination(job_id)).state is State.SETTLING
@@ -148,9 +148,9 @@ async def test_a_job_is_not_read_twice_at_the_same_time(database: Database) -> N
     await store_finished(world, JOB)
     held = await world.probe_without_answer()
     world.clock.advance(60)
-    assert math.isinf(await world.job_prober.step())
+    assert math.isinf(await world.single_job_poller.step())
     held.set()
-    await world.ended(world.job_prober)
+    await world.ended(world.single_job_poller)
     assert world.called("DescribeJob") == [JOB]
 
 
@@ -161,12 +161,12 @@ async def test_an_answer_that_is_awaited_keeps_no_other_job_from_being_read(
     await store_finished(world, slow, seconds=-1)
     held = await world.probe_without_answer()
     await store_finished(world, other, seconds=-1)
-    await world.job_prober.step()
-    await world.job_prober.wake.wait()
+    await world.single_job_poller.step()
+    await world.single_job_poller.wake.wait()
     assert (await world.termination(other)).state is State.SETTLING
     assert (await world.termination(slow)).state is State.DRAINING
     held.set()
-    await world.ended(world.job_prober)
+    await world.ended(world.single_job_poller)
     assert (await world.termination(slow)).state is State.SETTLING
 
 
@@ -281,7 +281,7 @@ async def test_the_tasks_of_a_job_that_was_never_counted_are_known_from_its_capt
     shown = tuple(TaskSubmitted(name=f"task-{n}", instances=10 // tasks) for n in range(tasks))
     for job_id in jobs:
         row = await world.termination(job_id)
-        capture = Capture(run=row.calls.run, tasks=shown, ended_at=world.clock.now())
+        capture = InstanceScan(run=row.calls.run, tasks=shown, ended_at=world.clock.now())
         await world.partition.store.instances.write_capture(row, capture, awaits=False)
     await world.probe()
     assert (world.called("DescribeJob"), world.called("DescribeTask")) == ([jobs[0]], by_task)
@@ -308,10 +308,10 @@ async def test_the_loops_are_woken_at_the_end_of_a_read_by_either_action(
     world = PartitionWorld(database, quotas=ONE_A_SECOND)
     await store_finished(world, *job_ids(2), seconds=-1, **COUNTED)
     held = await world.probe_without_answer("DescribeTask")
-    await world.job_prober.wake.wait()
+    await world.single_job_poller.wake.wait()
     assert world.woken() == {"single_polls", "batch_polls"}
     held.set()
-    await world.ended(world.job_prober)
+    await world.ended(world.single_job_poller)
     assert world.woken() == {"single_polls", "batch_polls"}
 
 
@@ -359,11 +359,11 @@ async def test_the_job_poller_waits_while_proofs_wait_and_is_woken_when_they_do_
     assert await world.job_poller.step() == 2 * POLL.batch_max_s
     world.clock.advance(1)
     world.woken()
-    await world.job_prober.step()
+    await world.single_job_poller.step()
     assert world.woken() == {"batch_polls"}
     assert await world.job_poller.step() == 0
     assert draining in world.called("DescribeJobs")
-    await world.ended(world.job_prober)
+    await world.ended(world.single_job_poller)
 
 
 # --- the counts at the end of settle windows -----------------------------------------------------
@@ -524,7 +524,7 @@ async def test_a_job_that_waits_for_a_permit_hides_no_earlier_one(world: Partiti
     assert world.called("DescribeJob") == others[:2]
     await store_finished(world, one, **COUNTED)
     await world.know(one, next_poll_at=world.clock.later(0.1))
-    assert await world.job_prober.step() == pytest.approx(0.1)
+    assert await world.single_job_poller.step() == pytest.approx(0.1)
 
 
 async def test_a_count_that_is_awaited_keeps_no_other_job_from_being_counted(
@@ -534,11 +534,11 @@ async def test_a_count_that_is_awaited_keeps_no_other_job_from_being_counted(
     await draining(world, first, second)
     world.recently_viewed.record("op_1")
     held = await world.probe_without_answer()
-    await world.job_prober.step()
+    await world.single_job_poller.step()
     await world.network.arrival("DescribeJob")
     assert world.called("DescribeJob") == [first, second]
     held.set()
-    await world.ended(world.job_prober)
+    await world.ended(world.single_job_poller)
 
 
 async def test_a_due_read_shortens_the_wait_for_counting(world: PartitionWorld) -> None:
@@ -708,11 +708,11 @@ async def test_first_reads_without_an_answer_yet_leave_the_loop_idle(database: D
     jobs = job_ids(READS_PER_STEP)
     await world.submit(*jobs, poll_kind=PollKind.SINGLE, next_poll_at=world.clock.later(-60))
     held = world.network.hold("DescribeJob")
-    await world.job_prober.step()
-    assert len(world.job_prober.calls.under_way) == READS_PER_STEP
-    assert await world.job_prober.step() > 0
+    await world.single_job_poller.step()
+    assert len(world.single_job_poller.calls.under_way) == READS_PER_STEP
+    assert await world.single_job_poller.step() > 0
     held.set()
-    assert await world.job_prober.calls.drain(HANG_S) is True
+    assert await world.single_job_poller.calls.drain(HANG_S) is True
 
 
 async def test_first_reads_that_wait_for_their_quota_do_not_delay_the_batch_polls(
@@ -732,7 +732,7 @@ async def test_at_a_stop_the_reads_under_way_end_and_are_written(world: Partitio
     await store_finished(world, JOB)
     held = await world.probe_without_answer()
     held.set()
-    assert await world.job_prober.calls.drain(10.0) is True
+    assert await world.single_job_poller.calls.drain(10.0) is True
     assert (await world.termination(JOB)).state is State.SETTLING
 
 
@@ -742,7 +742,7 @@ async def test_a_read_that_is_cut_off_at_a_stop_is_made_by_the_next_process(
     await store_finished(world, JOB)
     await world.probe_without_answer()
     before = await world.termination(JOB)
-    assert await world.job_prober.calls.drain(0.0) is False
+    assert await world.single_job_poller.calls.drain(0.0) is False
     assert await world.termination(JOB) == before
     world.start()
     world.clock.advance(1)

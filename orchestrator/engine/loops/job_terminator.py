@@ -1,4 +1,7 @@
-"""Sender of TerminateJob requests under the quota; each attempt is written before it is sent."""
+"""Sender of TerminateJob requests under the quota; each attempt is written before it is sent.
+
+A partition is one account on one API host, the unit of quotas and leases.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from orchestrator.domain.model.attempt import (
     NewAttempt,
 )
 from orchestrator.domain.model.observation import (
-    CallAccepted,
+    CallAcknowledged,
     CallFailed,
     CallInterrupted,
     CallStarted,
@@ -32,13 +35,13 @@ WRITE_AHEAD_S = 0.05
 """How long before its send time an attempt is written: the write must not delay the call."""
 
 
-class Dispatcher:
+class JobTerminator:
     """Loop that sends the TerminateJob requests of one partition."""
 
-    kind = LoopKind.DISPATCHER
+    kind = LoopKind.JOB_TERMINATOR
 
     def __init__(self, partition: Partition) -> None:
-        self.name = f"dispatcher of {partition.name}"
+        self.name = f"job terminator of {partition.name}"
         self._partition = partition
         self._limiter = partition.limiters[TERMINATE_JOB]
         self.wake = partition.wakeups.calls
@@ -63,7 +66,10 @@ class Dispatcher:
         return max(0.0, (next_at - now).total_seconds()) if next_at else float("inf")
 
     async def _close(self, under_way: Collection[str]) -> None:
-        """Close the open attempts for all terminations but these."""
+        """Close the attempts that no call in flight will answer, so that their jobs are read.
+
+        They were left by a crash, by another replica, or by a write that failed.
+        """
         partition = self._partition
         result = AttemptResult(at=partition.clock.now(), outcome=INTERRUPTED)
         for termination in await partition.store.with_open_attempts():
@@ -94,7 +100,7 @@ class Dispatcher:
             if isinstance(answer, CloudError):
                 seen, error = CallFailed(answer, before), answer
             else:
-                seen, error = CallAccepted(answer), None
+                seen, error = CallAcknowledged(answer), None
             await self._write_result(sending, seen, result)
             await partition.record_result(error, self._limiter)
 

@@ -71,17 +71,18 @@ class CapturePolicy:
         before = self.when is CaptureTiming.BEFORE or self.before_max_instances > 0
         return self.before_max_s if before and self.when is not CaptureTiming.NONE else 0.0
 
-    def call_waits(self, capture: Capture) -> bool:
+    def call_waits(self, capture: InstanceScan) -> bool:
         """Return whether TerminateJob waits in each run of the job until its capture has ended."""
         instances = sum(task.instances for task in capture.tasks)
         return self.when is CaptureTiming.BEFORE or instances <= self.before_max_instances
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Capture:
-    """Progress of the capture of one run of a job, page by page and task by task.
+class InstanceScan:
+    """Progress of reading the instances of one run of a job, page by page and task by task.
 
-    Live instances are read again in the same way. Pages are read from ``began_at`` on.
+    A scan is the capture of the machines, or a rescan of the live instances. Pages are read from
+    ``began_at`` on.
 
     When the tasks so far were counted, ``occupying`` instances had a machine and ``waiting`` ones
     could still get one. The machine id was read for ``captured`` instances; ``nodes`` of these
@@ -104,47 +105,47 @@ class Capture:
     ended_at: datetime | None = None
 
 
-def with_tasks(capture: Capture, submitted: JobSubmitted, now: datetime) -> Capture:
-    """Return the capture with the job's tasks."""
+def with_tasks(scan: InstanceScan, submitted: JobSubmitted, now: datetime) -> InstanceScan:
+    """Return the scan with the job's tasks."""
     return replace(
-        capture,
+        scan,
         tasks=submitted.tasks,
         failures=0,
         problem=None,
-        began_at=capture.began_at or now,
+        began_at=scan.began_at or now,
         ended_at=None if submitted.tasks else now,
     )
 
 
-def with_page(capture: Capture, page: TaskPage, now: datetime) -> Capture:
-    """Return the capture after a page of its current task; the first page counts the task.
+def with_page(scan: InstanceScan, page: TaskPage, now: datetime) -> InstanceScan:
+    """Return the scan after a page of its current task; the first page counts the task.
 
-    The capture ends if a task shows more instances than it was submitted with: otherwise the pages
+    The scan ends if a task shows more instances than it was submitted with: otherwise the pages
     might never end.
     """
-    capture = replace(capture, failures=0, problem=None)
-    left = capture.tasks[capture.task].instances - capture.offset
+    scan = replace(scan, failures=0, problem=None)
+    left = scan.tasks[scan.task].instances - scan.offset
     if page.rows > left:
-        return ended(capture, now, TOO_MANY)
-    if capture.offset == 0:
+        return ended(scan, now, TOO_MANY)
+    if scan.offset == 0:
         counters = page.task.instances
         if counters is None:
-            return ended(capture, now, _UNCOUNTED)
-        capture = replace(
-            capture,
-            occupying=capture.occupying + machine_holding_count(counters),
-            waiting=capture.waiting + counters.live - machine_holding_count(counters),
+            return ended(scan, now, _UNCOUNTED)
+        scan = replace(
+            scan,
+            occupying=scan.occupying + machine_holding_count(counters),
+            waiting=scan.waiting + counters.live - machine_holding_count(counters),
             counted_at=now,
         )
     if page.rows < PAGE_INSTANCES or page.rows == left:
-        return _next_task(capture, now)
-    return replace(capture, offset=capture.offset + PAGE_INSTANCES)
+        return _next_task(scan, now)
+    return replace(scan, offset=scan.offset + PAGE_INSTANCES)
 
 
-def _next_task(capture: Capture, now: datetime) -> Capture:
-    task = capture.task + 1
-    ended_at = now if task == len(capture.tasks) else None
-    return replace(capture, task=task, offset=0, ended_at=ended_at)
+def _next_task(scan: InstanceScan, now: datetime) -> InstanceScan:
+    task = scan.task + 1
+    ended_at = now if task == len(scan.tasks) else None
+    return replace(scan, task=task, offset=0, ended_at=ended_at)
 
 
 def machine_holding_count(counters: InstanceCounters) -> int:
@@ -152,16 +153,16 @@ def machine_holding_count(counters: InstanceCounters) -> int:
     return counters.starting + counters.running + counters.failed_interrupted
 
 
-def failed(capture: Capture, problem: ErrorDetail) -> Capture:
-    """Return the capture after a failed request that will be retried."""
-    return replace(capture, failures=capture.failures + 1, problem=problem)
+def failed(scan: InstanceScan, problem: ErrorDetail) -> InstanceScan:
+    """Return the scan after a failed request that will be retried."""
+    return replace(scan, failures=scan.failures + 1, problem=problem)
 
 
-def ended_too_late(capture: Capture, now: datetime) -> Capture:
-    """Return the capture given up because the instances had ended before they were read."""
-    return ended(capture, now, _TOO_LATE)
+def ended_too_late(scan: InstanceScan, now: datetime) -> InstanceScan:
+    """Return the scan given up because the instances had ended before they were read."""
+    return ended(scan, now, _TOO_LATE)
 
 
-def ended(capture: Capture, now: datetime, problem: ErrorDetail) -> Capture:
-    """Return the capture given up because of ``problem``."""
-    return replace(capture, ended_at=now, problem=problem)
+def ended(scan: InstanceScan, now: datetime, problem: ErrorDetail) -> InstanceScan:
+    """Return the scan given up because of ``problem``."""
+    return replace(scan, ended_at=now, problem=problem)

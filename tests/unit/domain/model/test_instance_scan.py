@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.domain.decisions import capture_coverage
-from orchestrator.domain.model import machine_capture
+from orchestrator.domain.model import instance_scan
 from orchestrator.domain.model.batch_job import (
     InstanceCounters,
     JobState,
@@ -18,8 +18,8 @@ from orchestrator.domain.model.batch_job import (
     TaskSubmitted,
 )
 from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.instance_scan import CapturePolicy, CaptureTiming, InstanceScan
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine_capture import Capture, CapturePolicy, CaptureTiming
 from tests.support.termination_fields import with_fields
 from tests.unit.domain.build import LIVE, NOW, STOPPED, later, termination
 
@@ -46,7 +46,7 @@ def submitted(*tasks: TaskSubmitted) -> JobSubmitted:
     return JobSubmitted(observed_at=NOW, job_id="job-1", tasks=tasks)
 
 
-def ended(**changes: Any) -> Capture:
+def ended(**changes: Any) -> InstanceScan:
     """Return the capture of a job whose five machines were all read before TerminateJob."""
     values: dict[str, Any] = {
         "run": 1,
@@ -57,57 +57,59 @@ def ended(**changes: Any) -> Capture:
         "counted_at": NOW,
         "ended_at": NOW,
     }
-    return Capture(**(values | changes))
+    return InstanceScan(**(values | changes))
 
 
-def called(capture: Capture | None, **changes: Any) -> Termination:
+def called(capture: InstanceScan | None, **changes: Any) -> Termination:
     values: dict[str, Any] = {"run": 1, "first_sent_at": later(1), "capture": capture}
     return termination(State.DRAINING, **(values | changes))
 
 
 def test_it_goes_page_by_page_and_task_by_task() -> None:
-    capture = machine_capture.with_tasks(Capture(run=1), submitted(*TASKS), NOW)
+    capture = instance_scan.with_tasks(InstanceScan(run=1), submitted(*TASKS), NOW)
     places = []
     for name, rows in (("a", 3), ("b", 1000), ("b", 1000), ("b", 500)):
         assert capture.ended_at is None
         places.append((capture.tasks[capture.task].name, capture.offset))
-        capture = machine_capture.with_page(capture, page(name, rows), later(len(places)))
+        capture = instance_scan.with_page(capture, page(name, rows), later(len(places)))
     assert places == [("a", 0), ("b", 0), ("b", 1000), ("b", 2000)]
     assert capture.ended_at == later(4)
 
 
 def test_the_first_page_of_each_task_counts_it() -> None:
-    capture = Capture(run=1, tasks=TASKS)
+    capture = InstanceScan(run=1, tasks=TASKS)
     for number, (name, rows) in enumerate((("a", 3), ("b", 1000), ("b", 1))):
-        capture = machine_capture.with_page(capture, page(name, rows), later(number))
+        capture = instance_scan.with_page(capture, page(name, rows), later(number))
     assert (capture.occupying, capture.waiting) == (2 * (8 + 16 + 64), 2 * (1 + 2 + 4))
     assert capture.counted_at == later(1), "of the last task"
 
 
 def test_a_task_that_is_not_counted_ends_it() -> None:
-    capture = machine_capture.with_page(Capture(run=1, tasks=TASKS), page("a", 3, None), NOW)
+    capture = instance_scan.with_page(InstanceScan(run=1, tasks=TASKS), page("a", 3, None), NOW)
     assert capture.ended_at == NOW
     assert capture.problem is not None
 
 
 def test_a_job_without_tasks_has_no_machines_to_capture() -> None:
-    assert machine_capture.with_tasks(Capture(run=1), submitted(), NOW).ended_at == NOW
+    assert instance_scan.with_tasks(InstanceScan(run=1), submitted(), NOW).ended_at == NOW
 
 
 def test_an_answer_ends_the_failure_before_it() -> None:
     problem = ErrorDetail(code="X", message="y")
-    failed = machine_capture.failed(
-        machine_capture.failed(Capture(run=1, tasks=TASKS), problem), problem
+    failed = instance_scan.failed(
+        instance_scan.failed(InstanceScan(run=1, tasks=TASKS), problem), problem
     )
     assert (failed.failures, failed.problem) == (2, problem)
-    again = machine_capture.with_page(failed, page("a", 3), NOW)
+    again = instance_scan.with_page(failed, page("a", 3), NOW)
     assert (again.failures, again.problem) == (0, None)
 
 
 def test_a_job_that_runs_again_is_captured_again() -> None:
     first = called(ended())
-    assert capture_coverage.due(first) == first.captures.machines
-    assert capture_coverage.due(replace(first, calls=replace(first.calls, run=2))) == Capture(run=2)
+    assert capture_coverage.capture_to_continue(first) == first.captures.machines
+    assert capture_coverage.capture_to_continue(
+        replace(first, calls=replace(first.calls, run=2))
+    ) == InstanceScan(run=2)
 
 
 @pytest.mark.parametrize(
@@ -170,9 +172,9 @@ def test_small_jobs_are_captured_before_they_are_called(
     policy: CapturePolicy, instances: int, *, waits: bool
 ) -> None:
     tasks = (TaskSubmitted(name="a", instances=instances),)
-    assert policy.call_waits(Capture(run=1, tasks=tasks)) == waits
+    assert policy.call_waits(InstanceScan(run=1, tasks=tasks)) == waits
     # The next run of the job is captured before, too.
-    assert policy.call_waits(Capture(run=1, tasks=tasks, ended_at=NOW)) == waits
+    assert policy.call_waits(InstanceScan(run=1, tasks=tasks, ended_at=NOW)) == waits
 
 
 @pytest.mark.parametrize(
@@ -192,12 +194,14 @@ def test_no_call_waits_for_what_is_not_captured_before(
 
 @pytest.mark.parametrize("instances", [1, 10, 999, 1000, 1001, 2500])
 def test_a_task_has_no_more_pages_than_it_was_submitted_with_instances(instances: int) -> None:
-    capture = Capture(run=1, tasks=(TaskSubmitted(name="a", instances=instances),), began_at=NOW)
+    capture = InstanceScan(
+        run=1, tasks=(TaskSubmitted(name="a", instances=instances),), began_at=NOW
+    )
     pages = 0
     while capture.ended_at is None:
         pages += 1
-        capture = machine_capture.with_page(
-            capture, page("a", rows=machine_capture.PAGE_INSTANCES), NOW
+        capture = instance_scan.with_page(
+            capture, page("a", rows=instance_scan.PAGE_INSTANCES), NOW
         )
-    assert pages == -(-instances // machine_capture.PAGE_INSTANCES)
-    assert capture.problem == (None if instances == 1000 else machine_capture.TOO_MANY)
+    assert pages == -(-instances // instance_scan.PAGE_INSTANCES)
+    assert capture.problem == (None if instances == 1000 else instance_scan.TOO_MANY)

@@ -1,7 +1,8 @@
 """Polls of one job with its instance counters, where something must be proven.
 
-They use DescribeJob. While its quota is used up, a job known to have one task is read with
-DescribeTask instead, which has a quota of its own: the counters of the task are those of the job.
+Most use DescribeJob. A draining or settling job that reads finished, and is known to have one
+task, may be read with DescribeTask instead, which has a quota of its own: the counters of the task
+are those of the job. DescribeJobSubmitInfo shows how many instances a job was submitted with.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ READS_PER_STEP = 16
 RECENTLY_VIEWED_COUNT_EVERY_S = 2.0
 """Greatest age of the counters of jobs of a recently viewed operation, if quota is left."""
 COUNT_ALL_EVERY_S = COUNTED_EVERY_S
-"""The same for every other job; jobs with a short deadline sooner (``count_schedule``)."""
+"""The same for every other draining job; sooner with a short deadline (``count_schedule``)."""
 
 PROOFS = PollFilter(
     PollKind.SINGLE, tuple(state for state in SENT_STATES if state is not State.SETTLING)
@@ -44,29 +45,29 @@ LAST_COUNTS = PollFilter(PollKind.SINGLE, (State.SETTLING,))
 """Jobs proven as stopped, to be counted once more at the end of their settle window."""
 LAST_COUNT_WAITS_S = 60.0
 """How much longer than a proof such a count may wait for quota."""
-LISTED = PollFilter(PollKind.SINGLE, PENDING_STATES, seen=True)
-"""Jobs that a batch poll has shown to exist."""
-UNLISTED = PollFilter(PollKind.SINGLE, PENDING_STATES, seen=False)
-"""Jobs that no batch poll has shown; those that are due are read in turn."""
-UNLISTED_IN_TURN = replace(UNLISTED, in_turn=True)
+READ_BEFORE = PollFilter(PollKind.SINGLE, PENDING_STATES, seen=True)
+"""Jobs that were read before."""
+NEVER_READ = PollFilter(PollKind.SINGLE, PENDING_STATES, seen=False)
+"""Jobs that were never read; those that are due are read in turn."""
+NEVER_READ_IN_TURN = replace(NEVER_READ, in_turn=True)
 SUBMISSIONS = PollFilter(PollKind.SUBMIT_INFO)
-"""Jobs to compare with their definition: those that read as finished before any TerminateJob call,
+"""Jobs to compare with their submit info: those that read as finished before any TerminateJob call,
 and those that settle with an unknown number of instances."""
 TO_COUNT = PollFilter(PollKind.BATCH, (State.DRAINING,))
 """Draining jobs of any operation: a job that ignores its termination must be noticed.
 
 A label only: no query selects them by it.
 """
-PLANNED = (PROOFS, LAST_COUNTS, LISTED, UNLISTED, SUBMISSIONS)
+PLANNED = (PROOFS, LAST_COUNTS, READ_BEFORE, NEVER_READ, SUBMISSIONS)
 
 
-class JobProber:
+class SingleJobPoller:
     """Loop that polls single jobs of one partition (DescribeJob, DescribeTask)."""
 
-    kind = LoopKind.JOB_PROBER
+    kind = LoopKind.SINGLE_JOB_POLLER
 
     def __init__(self, partition: Partition) -> None:
-        self.name = f"job prober of {partition.name}"
+        self.name = f"single-job poller of {partition.name}"
         self._partition = partition
         self._job_limiter = partition.limiters["DescribeJob"]
         self._task_limiter = partition.limiters["DescribeTask"]
@@ -75,7 +76,7 @@ class JobProber:
         self.calls = BackgroundTasks[str](
             f"a poll of one job of {partition.name}", partition.clock, self.wake
         )
-        self._kinds = [PROOFS, LISTED, UNLISTED, SUBMISSIONS, TO_COUNT]
+        self._kinds = [PROOFS, READ_BEFORE, NEVER_READ, SUBMISSIONS, TO_COUNT]
         """Order of the kinds of jobs. They take turns: many of one kind do not delay another."""
         self._started_at: dict[str, float] = {}
         """Start of the last poll (monotonic), by termination id; kept for COUNT_ALL_EVERY_S."""
@@ -86,22 +87,22 @@ class JobProber:
         if (paused_s := self.calls.pause_s()) > 0:
             return paused_s
         now = self._partition.clock.now()
-        # A poll that ends during the query is still in the rows as it was before.
+        # Copied first: a poll that ends during the query may be in its rows as it was before.
         under_way = set(self.calls.under_way)
         limit = len(under_way) + READS_PER_STEP
-        rows_of = await self._partition.store.next_polls(now, limit, *PLANNED, UNLISTED_IN_TURN)
-        in_turn = rows_of.pop(UNLISTED_IN_TURN)
-        once = {row.id: row for row in in_turn + rows_of[UNLISTED]}
-        rows_of[UNLISTED] = list(once.values())
+        rows_of = await self._partition.store.next_polls(now, limit, *PLANNED, NEVER_READ_IN_TURN)
+        in_turn = rows_of.pop(NEVER_READ_IN_TURN)
+        once = {row.id: row for row in in_turn + rows_of[NEVER_READ]}
+        rows_of[NEVER_READ] = list(once.values())
         rows_of[PROOFS] = sorted(rows_of[PROOFS] + rows_of.pop(LAST_COUNTS), key=_wanted_at)
         next_s, blocked_s, proofs_wait = math.inf, list[float](), False
         rows_of[TO_COUNT] = []
-        overdue = self._partition.counts.due(now, READS_PER_STEP)
-        if overdue or self._partition.clock.monotonic() >= self._count_all_at:
+        counts_due = self._partition.counts.due(now, READS_PER_STEP)
+        if counts_due or self._partition.clock.monotonic() >= self._count_all_at:
             if self._job_limiter.wait_s() > 0:
                 blocked_s.append(self._job_limiter.wait_s())
             else:
-                rows_of[TO_COUNT] = await self._to_count(overdue)
+                rows_of[TO_COUNT] = await self._to_count(counts_due)
         found = [(kind, rows_of[kind]) for kind in self._kinds]
         for kind, row in _by_turns(found):
             if row.id in under_way or row.id in self.calls.under_way:
@@ -125,11 +126,11 @@ class JobProber:
             return 0.0
         return min(next_s, counts_s, await self._count_recently_viewed())
 
-    async def _to_count(self, overdue: Sequence[str]) -> list[Termination]:
-        """Return the draining jobs to count, those with a short deadline first."""
+    async def _to_count(self, counts_due: Sequence[str]) -> list[Termination]:
+        """Return the draining jobs to count, those of the count schedule first."""
         partition = self._partition
-        rows = await partition.store.draining(overdue) if overdue else []
-        for id_ in set(overdue) - {row.id for row in rows}:
+        rows = await partition.store.draining(counts_due) if counts_due else []
+        for id_ in set(counts_due) - {row.id for row in rows}:
             partition.counts.forget(id_)
         if partition.clock.monotonic() < self._count_all_at:
             return rows
