@@ -267,7 +267,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_terminations_poll",
         "terminations",
-        ["partition", "poll_kind", "next_poll_at"],
+        ["partition", "poll_kind", "state", "next_poll_at"],
         unique=False,
         sqlite_where=sa.text("next_poll_at IS NOT NULL"),
         postgresql_where=sa.text("next_poll_at IS NOT NULL"),

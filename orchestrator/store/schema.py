@@ -212,6 +212,7 @@ Index(
     "ix_terminations_poll",
     terminations.c.partition,
     terminations.c.poll_kind,
+    terminations.c.state,
     terminations.c.next_poll_at,
     sqlite_where=text("next_poll_at IS NOT NULL"),
     postgresql_where=text("next_poll_at IS NOT NULL"),

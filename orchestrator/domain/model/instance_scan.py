@@ -56,8 +56,9 @@ class CapturePolicy:
     """Timing and limits of captures.
 
     Jobs of at most ``before_max_instances`` are captured before TerminateJob, whatever ``when``
-    says. No TerminateJob waits for its capture longer than ``before_max_s``. A machine whose
-    instance was STARTING counts as gone only ``starting_watch_s`` after the job stopped.
+    says. No TerminateJob waits for its capture longer than ``before_max_s``, and none waits for a
+    capture that cannot be made in that time while its quota is idle. A machine whose instance was
+    STARTING counts as gone only ``starting_watch_s`` after the job stopped.
     """
 
     when: CaptureTiming = CaptureTiming.PARALLEL

@@ -44,6 +44,9 @@ class JobTerminator:
         self.name = f"job terminator of {partition.name}"
         self._partition = partition
         self._limiter = partition.limiters[TERMINATE_JOB]
+        self._of_captures = [
+            partition.limiters[action] for action in ("DescribeJobSubmitInfo", "DescribeTask")
+        ]
         self.wake = partition.wakeups.calls
         self._attempts = OpenAttempts[str](
             f"a TerminateJob call of {partition.name}", partition.clock, self.wake, self._close
@@ -59,11 +62,19 @@ class JobTerminator:
         if ready_s > 0:
             return ready_s
         now, wait_s = partition.clock.now(), partition.capture.wait_s
-        ready, next_at = await partition.store.ready_to_terminate(now, 1, capture_wait_s=wait_s)
+        captures = int(wait_s * self._captures_per_s())
+        ready, next_at = await partition.store.ready_to_terminate(
+            now, 1, capture_wait_s=wait_s, captures_in_wait=captures
+        )
         if ready:
             await self._start(ready[0], now)
             return 0.0
         return max(0.0, (next_at - now).total_seconds()) if next_at else float("inf")
+
+    def _captures_per_s(self) -> float:
+        """Return how many captures a second the quotas allow; each needs a call of both actions."""
+        now = self._partition.clock.monotonic()
+        return min(limiter.quota.learnt_per_s(now) for limiter in self._of_captures)
 
     async def _close(self, under_way: Collection[str]) -> None:
         """Close the attempts that no call in flight will answer, so that their jobs are read.

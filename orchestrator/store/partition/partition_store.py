@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import (
     BindParameter,
+    Integer,
+    and_,
     bindparam,
     case,
     func,
@@ -17,6 +19,7 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    union_all,
     update,
 )
 
@@ -88,16 +91,16 @@ def _planned_polls(*kinds: PollFilter) -> CompoundSelect[Any]:
 
 @cache
 def _planned(kind: PollFilter) -> Select[Any]:
-    return those_of_ids(*_is_planned(kind))
+    return those_of_ids(*_is_planned(kind), terminations.c.state.in_(kind.states))
 
 
 def _is_planned(kind: PollFilter) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of the filter except that on the state."""
     t = terminations.c
     return (
         IN_PARTITION,
         t.poll_kind == kind.poll_kind,
         t.next_poll_at.is_not(None),
-        t.state.in_(kind.states),
         _POLLED_BEFORE[kind.seen],
     )
 
@@ -108,8 +111,14 @@ def _soonest(rows: Select[Any], kind: PollFilter) -> Select[Any]:
     if kind.in_turn:
         # Written so that SQLite does not use an index on next_poll_at and then sort all due rows.
         due = case((t.next_poll_at <= CUTOFF, 1), else_=0) == 1
-        return rows.where(due).order_by(t.turn, t.seq).limit(LIMIT)
-    return rows.order_by(t.next_poll_at).limit(LIMIT)
+        return rows.where(t.state.in_(kind.states), due).order_by(t.turn, t.seq).limit(LIMIT)
+    # One index scan for each state: rows of other states may be many, and due earlier.
+    scans = [
+        rows.where(t.state == state).order_by(t.next_poll_at).limit(LIMIT).subquery()
+        for state in kind.states
+    ]
+    found = union_all(*map(select, scans)).subquery()
+    return select(found).order_by(found.c.next_poll_at).limit(LIMIT)
 
 
 # The machines are captured, or the calls do not wait for that.
@@ -130,11 +139,24 @@ _READY_TO_TERMINATE = (
     .order_by(*DISPATCH_ORDER)
     .limit(LIMIT)
 )
-# The earliest time of a call: of captured jobs, and of those that wait for their capture.
-_NEXT_CALL_AT = select(
+# Terminations whose TerminateJob call waits for their capture only, behind the first ones.
+_WAITING_FOR_CAPTURE = (
+    select(terminations)
+    .where(IN_PARTITION, terminations.c.terminate_after <= CUTOFF, not_(_CAPTURED))
+    .order_by(*DISPATCH_ORDER)
+    .offset(bindparam("skip", type_=Integer))
+    .limit(LIMIT)
+)
+# The earliest time of a call: of captured jobs, and of those that wait for their capture; and how
+# many of these wait for it only.
+_NEXT_CALL: list[ColumnElement[Any]] = [
     func.min(case((_CAPTURED, terminations.c.terminate_after))).label("captured"),
     func.min(case((not_(_CAPTURED), terminations.c.terminate_after))).label("other"),
-).where(IN_PARTITION, terminations.c.terminate_after.is_not(None))
+    func.count(case((and_(not_(_CAPTURED), terminations.c.terminate_after <= CUTOFF), 1))).label(
+        "waiting"
+    ),
+]
+_NEXT_CALL_AT = select(*_NEXT_CALL).where(IN_PARTITION, terminations.c.terminate_after.is_not(None))
 
 # Terminations with a TerminateJob attempt whose answer was never written.
 _WITH_OPEN_ATTEMPTS = (
@@ -230,7 +252,7 @@ class PartitionStore(Fenced):
         return await self._fetch_these(_planned(kind), termination_ids)
 
     async def ready_to_terminate(
-        self, now: datetime, limit: int, *, capture_wait_s: float
+        self, now: datetime, limit: int, *, capture_wait_s: float, captures_in_wait: int
     ) -> tuple[list[Termination], datetime | None]:
         wait = timedelta(seconds=capture_wait_s)
         ready = await self._fetch(
@@ -239,7 +261,13 @@ class PartitionStore(Fenced):
         if ready:
             return ready, None
         async with self._database.read() as connection:
-            (row,) = await legible(connection, _NEXT_CALL_AT, self.in_partition)
+            (row,) = await legible(connection, _NEXT_CALL_AT, self.in_partition | {"before": now})
+        if row["waiting"] > captures_in_wait:
+            behind = await self._fetch(
+                _WAITING_FOR_CAPTURE, before=now, skip=captures_in_wait, limit=limit
+            )
+            if behind:
+                return behind, None
         captured, other = row["captured"], row["other"]
         return [], min((at for at in (captured, other and other + wait) if at), default=None)
 

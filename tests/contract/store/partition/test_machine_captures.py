@@ -163,7 +163,9 @@ async def test_a_call_waits_for_its_capture_no_longer_than_it_may(
     await capture(store, records, captured.job_id, instance(0, "ins-1"))
 
     async def ready(at: float) -> tuple[list[str], datetime | None]:
-        rows, next_at = await store.ready_to_terminate(later(at), 10, capture_wait_s=10)
+        rows, next_at = await store.ready_to_terminate(
+            later(at), 10, capture_wait_s=10, captures_in_wait=1
+        )
         return [row.id for row in rows], next_at
 
     assert await ready(9.9) == ([captured.id], None)
@@ -176,6 +178,30 @@ async def test_a_call_waits_for_its_capture_no_longer_than_it_may(
     )
     assert await ready(0) == ([waiting.id], None)
     assert await ready(-1) == ([], NOW)
+
+
+async def test_a_call_waits_for_no_capture_that_cannot_be_made_in_time(
+    store: PartitionStore, records: SqlRecords, database: Database
+) -> None:
+    await submit(records, 1, *[f"job-{number}" for number in range(4)])
+    rows = await due_for_batch_poll(store, 10)
+    for each, at in zip(rows, (0, 0, 0, 1), strict=True):
+        await store_fields(
+            database, each, run=1, terminate_after=later(at), job_state=JobState.RUNNING
+        )
+
+    async def ready(captures_in_wait: int) -> tuple[list[str], datetime | None]:
+        found, next_at = await store.ready_to_terminate(
+            NOW, 10, capture_wait_s=10, captures_in_wait=captures_in_wait
+        )
+        return [row.id for row in found], next_at
+
+    first, second, third, _ = [row.id for row in rows]
+    assert await ready(1) == ([second, third], None)
+    assert await ready(2) == ([third], None)
+    assert await ready(3) == ([], later(10))
+    await capture(store, records, rows[0].job_id, instance(0, "ins-1"))
+    assert await ready(1) == ([first], None)
 
 
 # --- looking up ----------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ class Queue:
         await self.poll()
 
     async def next(self) -> Termination | None:
-        ready, _ = await self.store.ready_to_terminate(AT, 1, capture_wait_s=0)
+        ready, _ = await self.store.ready_to_terminate(AT, 1, capture_wait_s=0, captures_in_wait=0)
         return ready[0] if ready else None
 
     async def call(self, refusal: CloudError | None = None) -> str | None:

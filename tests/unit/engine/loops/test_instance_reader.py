@@ -91,6 +91,23 @@ async def test_instances_are_stored_as_the_cloud_shows_them(world: PartitionWorl
     assert {row.observed_at for row in stored} == {world.clock.now()}
 
 
+async def test_an_idle_permit_goes_to_a_job_that_cannot_be_captured_in_time(
+    database: Database,
+) -> None:
+    world = PartitionWorld(database, quotas=AMPLE | {SUBMIT_INFO: 1}, capture=POLICY)
+    in_time = int(POLICY.before_max_s)
+    jobs = job_ids(in_time + 2)
+    await store_terminable(world, *jobs)
+    assert await world.dispatch() == 0
+    assert await world.dispatch() == 0
+    assert await world.dispatch() == pytest.approx(POLICY.before_max_s, abs=0.1)
+    assert world.called("TerminateJob") == jobs[in_time:]
+    for _ in range(2):
+        await world.capture()
+    await world.dispatch()
+    assert world.called("TerminateJob") == [*jobs[in_time:], jobs[0]]
+
+
 async def test_a_large_job_is_called_meanwhile(world: PartitionWorld) -> None:
     await store_terminable(world, JOB, instances=POLICY.before_max_instances + 1, drain_s=3600.0)
     await world.capture()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -192,9 +192,9 @@ class Overtaken(PartitionStore):
     taken_back: Termination | None = None
 
     async def ready_to_terminate(
-        self, now: datetime, limit: int, *, capture_wait_s: float
+        self, now: datetime, limit: int, **waits: Any
     ) -> tuple[list[Termination], datetime | None]:
-        found, next_at = await super().ready_to_terminate(now, limit, capture_wait_s=capture_wait_s)
+        found, next_at = await super().ready_to_terminate(now, limit, **waits)
         if self.taken_back is None:
             (self.taken_back,) = found
             withdrawn = decide(self.taken_back, Withdrawn(), now, POLICY)
