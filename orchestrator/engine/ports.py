@@ -343,3 +343,10 @@ class LeaseStore(Protocol):
 
     async def leave(self, replica: str) -> None:
         """Remove a replica; all partitions that it held become free."""
+
+    async def with_work(self, names: Sequence[str]) -> set[str]:
+        """Return those of these partitions whose loops have something to do, now or later.
+
+        They have an unfinished termination, a job that is watched for a revival, or an attempt
+        without a result.
+        """

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from tests.benchmarks import huge, quota
+from tests.benchmarks import huge, idle, quota
 
-BENCHMARKS = {"huge": huge.run, "quota": quota.run}
+BENCHMARKS = {"huge": huge.run, "idle": idle.run, "quota": quota.run}
 
 
 def main() -> int:

@@ -9,11 +9,8 @@ from __future__ import annotations
 import asyncio
 import statistics
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
-from multiprocessing import get_context
 from typing import Any
 
 import aiohttp
@@ -24,6 +21,7 @@ from orchestrator.settings import Quotas
 from orchestrator.simulator.http.app import serve
 from orchestrator.simulator.simulator import Call, Simulator
 from orchestrator.simulator.traffic.fault_injection import EVERY_ACTION, Fault, read_faults
+from tests.benchmarks.alone import measured
 from tests.benchmarks.figures import Figure
 from tests.support.service import SECRETS, daemon, settings
 
@@ -62,9 +60,9 @@ class QuotaRun:
 
 async def run() -> list[Figure]:
     default = Quotas().model_dump()
-    slow = await _measured(120, default, drain_s=[5, 20], capture=CaptureTiming.NONE)
-    fast = await _measured(600, FAST_QUOTAS, drain_s=[5, 20])
-    mixed = await _measured(100, default, drain_s=[5, 60])
+    slow = await measured(_measure, 120, default, drain_s=[5, 20], capture=CaptureTiming.NONE)
+    fast = await measured(_measure, 600, FAST_QUOTAS, drain_s=[5, 20])
+    mixed = await measured(_measure, 100, default, drain_s=[5, 60])
     return [
         *_use("2/s, 120 jobs, drains of 5-20 s", slow, use_least=0.97, refused_most=0.0),
         *_price("2/s, 120 jobs, no capture", slow, most=3.3),
@@ -83,7 +81,7 @@ async def run() -> list[Figure]:
 
 async def _with_refusals(name: str, jobs: int, quotas: dict[str, int]) -> list[Figure]:
     """Refuse calls of every action at random; the learnt rate must not follow."""
-    seen = await _measured(jobs, quotas, drain_s=[5, 20], refused_share=REFUSED_SHARE)
+    seen = await measured(_measure, jobs, quotas, drain_s=[5, 20], refused_share=REFUSED_SHARE)
     return [
         *_use(name, seen, use_least=0.90, refused_most=0.002),
         *_price(name, seen),
@@ -115,17 +113,6 @@ def _delay(name: str, seen: QuotaRun, *, most_s: float | None = None) -> list[Fi
         Figure(name=f"{name}: stopped to proven, median", value=median_s, unit="s", most=most_s),
         Figure(name=f"{name}: stopped to proven, p99", value=p99_s, unit="s"),
     ]
-
-
-async def _measured(jobs: int, quotas: dict[str, int], **set_up: Any) -> QuotaRun:
-    """Measure in a process of its own: what a run leaves in memory does not slow the next one."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        measure = partial(_measure_here, jobs, quotas, **set_up)
-        return await asyncio.get_running_loop().run_in_executor(pool, measure)
-
-
-def _measure_here(jobs: int, quotas: dict[str, int], **set_up: Any) -> QuotaRun:
-    return asyncio.run(_measure(jobs, quotas, **set_up))
 
 
 async def _measure(

@@ -40,7 +40,7 @@ from tests.support.partition_world import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
     import pytest
 
@@ -118,6 +118,10 @@ class Link:
 
     async def leave(self, replica: str) -> None:
         await self._ask("leave", self._leases.leave, replica)
+
+    async def with_work(self, names: Sequence[str]) -> set[str]:
+        found: set[str] = await self._ask("with_work", self._leases.with_work, names)
+        return found
 
     async def _ask(self, what: str, ask: Callable[..., Awaitable[T]], *args: object) -> T:
         self.asked.append(what)

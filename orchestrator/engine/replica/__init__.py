@@ -25,6 +25,10 @@ a partition, the holder stops its loops, waits for its calls in flight and relea
 the database lets the next holder take it at once. A replica that loses a partition does not take it
 again before its own calls of the earlier lease have ended, as they still use its quotas.
 
+Partitions without work. Their loops wait to be woken and ask the database nothing; those of a
+partition that never had work are not even started. Each step of ``LeaseManager`` finds the work of
+all partitions with one query, and a notification of new work comes earlier.
+
 Expiry. A replica whose row was deleted while it could not renew drops all partitions, and joins
 again under a new id. ``LeaseLost`` in a loop is not a failure of the loop: it waits and tries again
 until the lease manager stops it or the lease is renewed.

@@ -171,7 +171,19 @@ class LeaseManager:
         for name, holder in snapshot.holders.items():
             if holder == self._replica and name not in mine | self.running.keys():
                 await self._store.release(FencingToken(name, snapshot.epochs[name]))
+        await self._update_work()
         return max(0.0, min(policy.retry_s, snapshot.next_expiry_s))
+
+    async def _update_work(self) -> None:
+        """Have the loops of partitions with work run, and those of the others wait.
+
+        One query finds the work of all partitions. Notifications of new work only come earlier.
+        """
+        asked = {name: partition.runner.times_woken for name, partition in self.running.items()}
+        with_work = await self._store.with_work(list(asked))
+        for name, partition in self.running.items():
+            if name in asked:
+                partition.runner.update_work(has_work=name in with_work, times_woken=asked[name])
 
     async def _recorded_clock_step(self, snapshot: LeaseSnapshot, asked_at: float) -> bool:
         """Record a step of the database's clock for all replicas; return whether there was one.
@@ -239,7 +251,7 @@ class LeaseManager:
             if snapshot.holders.get(name) == self._replica and snapshot.epochs[name] == epoch:
                 lapsed = not partition.lease.holds(self._clock.monotonic())
                 partition.lease.until = until
-                if lapsed:
+                if lapsed and partition.runner.has_work:
                     partition.runner.wake()
             else:
                 if not partition.runner.stopping:

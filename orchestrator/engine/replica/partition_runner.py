@@ -32,7 +32,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class PartitionRunner:
-    """All loops of one partition, started and stopped together."""
+    """All loops of one partition, started and stopped together.
+
+    They are started when the partition has work for the first time. While it has none, they wait to
+    be woken and ask the database nothing.
+    """
 
     partition: Partition
     on_step: OnStep = lambda *_: None
@@ -46,6 +50,10 @@ class PartitionRunner:
     set_aside: SetAsideRetrier = field(init=False)
     failing: dict[str, Exception] = field(init=False, default_factory=dict)
     """The last error of each loop that fails repeatedly, by the name of the loop."""
+    has_work: bool = field(init=False, default=False)
+    """True if there may be something to do for the loops, now or later."""
+    times_woken: int = field(init=False, default=0)
+    _begin: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _stop_requested: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -79,8 +87,21 @@ class PartitionRunner:
         return any(loop.name in self.failing for loop in needed)
 
     def wake(self) -> None:
-        """Have every loop check for work now."""
+        """Have every loop check for work now: there may be some."""
+        self.has_work = True
+        self.times_woken += 1
+        self._begin.set()
         self.partition.wakeups.all()
+
+    def update_work(self, *, has_work: bool, times_woken: int) -> None:
+        """Take what the database showed as ``has_work``; it was asked after so many wake-ups.
+
+        A later wake-up may be for work that was stored after the answer.
+        """
+        if has_work and not self.has_work:
+            self.wake()
+        elif self.times_woken == times_woken:
+            self.has_work = has_work
 
     @property
     def stopping(self) -> bool:
@@ -90,12 +111,14 @@ class PartitionRunner:
     def stop(self) -> None:
         """Start no more calls; those in flight have DRAIN_S to end."""
         self._stop_requested.set()
+        self._begin.set()
 
     async def run(self) -> None:
-        """Run the loops until ``stop``, then wait for calls in flight.
+        """Run the loops from the first ``wake`` until ``stop``, then wait for calls in flight.
 
         If this is cancelled, it cancels them at once.
         """
+        await self._begin.wait()
         partition, time = self.partition, asyncio.get_running_loop().time
         late: set[asyncio.Task[None]] = set()
         until = time()
@@ -110,6 +133,7 @@ class PartitionRunner:
                             partition.random,
                             self.failing,
                             on_step=self.on_step,
+                            has_work=lambda: self.has_work,
                         )
                     )
                     for loop in self.loops

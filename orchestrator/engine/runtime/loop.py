@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from enum import StrEnum, auto
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
@@ -28,7 +29,10 @@ FAILING_AFTER = 3
 PAUSE_S = 5.0
 """Pause of background tasks after the database could not be used (``BackgroundTasks.pause_s``)."""
 IDLE_MAX_S = 5.0
-"""Longest wait of a loop without work before its next step; a wake-up only shortens it."""
+"""Longest wait of a loop before its next step while its partition has work.
+
+A wake-up only shortens it.
+"""
 
 _LOGGED_ELSEWHERE = (StoreUnavailable, LeaseLost)
 
@@ -75,8 +79,11 @@ async def run_until(
     failing: dict[str, Exception],
     *,
     on_step: OnStep = lambda *_: None,
+    has_work: Callable[[], bool] = lambda: True,
 ) -> None:
     """Run a loop until ``stop``; log a series of failures when it begins and when it ends.
+
+    While ``has_work`` returns False, the loop steps only when it is woken.
 
     After FAILING_AFTER failures in a row, ``failing`` holds the last error under the loop's name
     until a step works. ``on_step`` gets the time of each step; calls in flight beside the loop are
@@ -94,7 +101,7 @@ async def run_until(
         loop.wake.clear()
         began_at = clock.monotonic()
         try:
-            wait_s = min(await loop.step(), IDLE_MAX_S)
+            wait_s = await loop.step()
         except Exception as error:  # noqa: BLE001 - logged, and tried again
             pause_s, failed = retry.failed(), not isinstance(error, LeaseLost)
             on_step(loop.kind, clock.monotonic() - began_at, failed)
@@ -117,11 +124,17 @@ async def run_until(
             logged = False
             failing.pop(loop.name, None)
             if wait_s > 0:
-                unwoken_s = min(wait_s, UNWOKEN_S.get(loop.kind, 0.0))
-                if unwoken_s > 0:
-                    await _wait(clock, unwoken_s, stop)
-                if wait_s > unwoken_s:
-                    await _wait(clock, wait_s - unwoken_s, stop, loop.wake)
+                wait_s = min(wait_s, IDLE_MAX_S) if has_work() else math.inf
+                await _wait_for_wake(loop, wait_s, clock, stop)
+
+
+async def _wait_for_wake(loop: Loop, seconds: float, clock: Clock, stop: asyncio.Event) -> None:
+    """Return after ``seconds``, at ``stop``, or once the loop is woken and UNWOKEN_S is over."""
+    unwoken_s = min(seconds, UNWOKEN_S.get(loop.kind, 0.0))
+    if unwoken_s > 0:
+        await _wait(clock, unwoken_s, stop)
+    if seconds > unwoken_s:
+        await _wait(clock, seconds - unwoken_s, stop, loop.wake)
 
 
 def log_failure(error: Exception, what: str, *args: object) -> None:
@@ -131,8 +144,9 @@ def log_failure(error: Exception, what: str, *args: object) -> None:
 
 async def _wait(clock: Clock, seconds: float, *events: asyncio.Event) -> None:
     """Return after ``seconds``, or with the first of ``events``."""
-    waits: list[asyncio.Future[object]] = [asyncio.ensure_future(clock.sleep(seconds))]
-    waits += [asyncio.ensure_future(event.wait()) for event in events]
+    waits: list[asyncio.Future[object]] = [asyncio.ensure_future(event.wait()) for event in events]
+    if seconds < math.inf:
+        waits.append(asyncio.ensure_future(clock.sleep(seconds)))
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -1,6 +1,6 @@
 """Events that shorten the waits of a partition's loops.
 
-A loop that misses one still checks for work after IDLE_MAX_S.
+A loop that misses one still checks for work after IDLE_MAX_S, while its partition has work.
 """
 
 from __future__ import annotations

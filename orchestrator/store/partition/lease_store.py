@@ -25,11 +25,13 @@ from sqlalchemy import (
 )
 
 from orchestrator.domain.leasing.leases import FencingToken, LeaseSnapshot
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.store.chunks import chunks
 from orchestrator.store.partition import clock_steps
-from orchestrator.store.schema import operations, partitions, replicas, terminations
+from orchestrator.store.schema import attempts, operations, partitions, replicas, terminations
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from orchestrator.store.database.database import Database
@@ -51,6 +53,29 @@ _RENEW = (
     update(replicas)
     .where(replicas.c.id == bindparam("replica"))
     .values(expires_at=bindparam("until"))
+)
+
+
+_HAS_UNFINISHED = (
+    select(terminations.c.seq)
+    .where(
+        terminations.c.partition == partitions.c.name,
+        terminations.c.state.in_([state for state in State if not state.final]),
+    )
+    .exists()
+)
+_HAS_WATCHED = (
+    select(terminations.c.seq)
+    .where(
+        terminations.c.partition == partitions.c.name,
+        terminations.c.revival_checked_at.is_not(None),
+    )
+    .exists()
+)
+_WITH_OPEN_ATTEMPTS = select(attempts.c.partition).where(attempts.c.answered_at.is_(None))
+_WITH_WORK = select(partitions.c.name).where(
+    partitions.c.name.in_(bindparam("names", expanding=True)),
+    or_(_HAS_UNFINISHED, _HAS_WATCHED, partitions.c.name.in_(_WITH_OPEN_ATTEMPTS)),
 )
 
 
@@ -160,6 +185,13 @@ class SqlLeaseStore:
             await transaction.notify("")
 
         await self._database.write(work)
+
+    async def with_work(self, names: Sequence[str]) -> set[str]:
+        found = set[str]()
+        async with self._database.read() as connection:
+            for batch in chunks(names):
+                found.update((await connection.execute(_WITH_WORK, {"names": batch})).scalars())
+        return found
 
     async def reassign_region(self, *, account: str, region: str, partition: str) -> None:
         """Move the unfinished work of a region to the partition that its API calls go to now.

@@ -19,6 +19,7 @@ from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
 from orchestrator.domain.model.batch_job import InstanceSeen, TaskPage, TaskSeen, TaskSubmitted
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.instance_scan import InstanceScan
+from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import MachineStatus
 from orchestrator.domain.model.observation import CallAcknowledged, CallStarted, Withdrawn
 from orchestrator.store import schema
@@ -483,6 +484,41 @@ async def test_a_lost_lease_fails_no_write_that_shared_its_transaction(
     assert not isinstance(standing, BaseException)
     assert standing is not None
     assert await records.troubles() == {OTHER: ("C", "a")}
+
+
+# --- partitions with work ------------------------------------------------------------------------
+
+
+async def test_a_partition_has_work_until_nothing_is_left_to_do_for_its_loops(
+    world: LeaseWorld,
+) -> None:
+    await world.live(PARTITION, OTHER, replicas=("a",))
+    (fence,) = await take(world, "a", PARTITION)
+    store, records = PartitionStore(world.database, fence), SqlRecords(world.database, lambda: NOW)
+
+    async def with_work() -> set[str]:
+        return await world.leases.with_work([PARTITION, OTHER])
+
+    async def change(values: dict[str, object]) -> None:
+        await world.database.write(
+            lambda transaction: transaction.execute(update(schema.terminations).values(values))
+        )
+
+    assert await with_work() == set()
+    await submit(records, 1, "job-1")
+    assert await with_work() == {PARTITION}
+    assert await world.leases.with_work([OTHER]) == set()
+    await start(store, await ready_to_call(store))
+    ended = {"state": State.UNVERIFIED, "finished_at": NOW}
+    await change(ended | {"next_poll_at": None, "terminate_after": None})
+    assert await with_work() == {PARTITION}, "an attempt has no result"
+    closed = {"answered_at": NOW, "outcome": "interrupted"}
+    await world.database.write(
+        lambda transaction: transaction.execute(update(schema.attempts).values(closed))
+    )
+    assert await with_work() == set()
+    await change({"revival_checked_at": NOW})
+    assert await with_work() == {PARTITION}, "a revival would be recorded"
 
 
 # --- handing over --------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ async def test_a_step_changes_nothing_where_the_shares_are_even(cluster: Cluster
     for replica in replicas:
         replica.link.asked.clear()
         wait_s = await replica.step()
-        assert replica.link.asked == ["renew"]
+        assert replica.link.asked == ["renew", "with_work"]
         assert wait_s == POLICY.retry_s
     assert await cluster.rows() == before
     assert [each.loops for each in replicas] == ran
@@ -430,7 +430,6 @@ async def test_a_paused_replica_calls_and_writes_nothing_when_it_resumes(
     await first.step()
     world = cluster.world
     await world.ready(JOB)
-    await first.machine.waits.get()
     cluster.advance(0.96)
     first.leases.on_notification(PARTITION)
     while await world.outcomes(JOB) != [None]:
@@ -705,7 +704,8 @@ async def test_it_renews_by_itself_and_steps_at_once_after_a_release(
         assert await giver.machine.waits.get() == POLICY.retry_s
         assert await giver.machine.waits.get() == POLICY.retry_s
         assert giver.runs == {"a@cloud"}
-        assert giver.link.asked == ["renew", "release", "renew"]
+        written = [each for each in giver.link.asked if each != "with_work"]
+        assert written == ["renew", "release", "renew"]
         await taker.step()
         assert taker.runs == {PARTITION}
 
@@ -871,6 +871,43 @@ async def test_cancelled_it_leaves_nothing_running(cluster: Cluster) -> None:
             await task
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
+
+
+# --- partitions without work ---------------------------------------------------------------------
+
+
+async def test_the_loops_of_a_partition_run_only_while_it_has_work(cluster: Cluster) -> None:
+    """Work is found by one query for all partitions, or earlier by a notification."""
+    other = next(name for name in TWO if name != PARTITION)
+    await (replica := await cluster.replica("a", TWO, PartitionRunner)).step()
+    loops = {each.partition.name: each for each in replica.loops}
+    assert {name: each.has_work for name, each in loops.items()} == dict.fromkeys(TWO, False)
+
+    await cluster.world.submit(JOB)
+    await replica.step()
+    assert (loops[PARTITION].has_work, loops[other].has_work) == (True, False)
+
+    await cluster.world.execute(
+        "UPDATE terminations SET state = 'withdrawn', finished_at = created_at, next_poll_at = NULL"
+    )
+    await replica.step()
+    assert not loops[PARTITION].has_work
+    replica.leases.on_notification(other)
+    assert loops[other].has_work
+
+
+async def test_a_notification_counts_for_more_than_an_earlier_answer(cluster: Cluster) -> None:
+    await (replica := await cluster.replica("a", TWO, PartitionRunner)).step()
+    (runner,) = replica.loops_of(PARTITION)
+    held = replica.link.hold("with_work", "after")
+    step = asyncio.create_task(replica.leases.step())
+    await held.reached()
+    replica.leases.on_notification(PARTITION)
+    held.open()
+    await step
+    assert runner.has_work
+    await replica.leases.step()
+    assert not runner.has_work
 
 
 # --- notifications -------------------------------------------------------------------------------

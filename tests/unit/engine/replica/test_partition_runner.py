@@ -37,7 +37,9 @@ async def at_work(database: Database) -> tuple[PartitionWorld, PartitionRunner]:
     """Return a world with a job that may be terminated now, and the loops that do so."""
     world = PartitionWorld(database, quotas=AMPLE)
     await world.ready(JOB)
-    return world, PartitionRunner(world.partition)
+    runner = PartitionRunner(world.partition)
+    runner.wake()
+    return world, runner
 
 
 async def test_a_call_under_way_ends_and_no_other_starts(database: Database) -> None:

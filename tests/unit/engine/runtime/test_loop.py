@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
-from orchestrator.engine.runtime.loop import BackgroundTasks, LoopKind, run_until
+from orchestrator.engine.runtime.loop import IDLE_MAX_S, BackgroundTasks, LoopKind, run_until
 from tests.support import HANG_S
 from tests.support.clock import ManualClock
 from tests.support.partition_world import NoJitter
@@ -101,6 +101,23 @@ async def test_a_loop_with_nothing_to_do_steps_again(clock: ManualClock, wait_s:
         assert await clock.waits.get() == 5.0
         clock.advance(5.0)
         await steps.over.wait()
+
+
+@pytest.mark.parametrize("wait_s", [math.inf, 60.0, 1.0])
+async def test_a_loop_without_work_steps_only_when_it_is_woken(
+    clock: ManualClock, wait_s: float
+) -> None:
+    steps, stop, has_work = Steps(wait_s, wait_s), asyncio.Event(), iter((False, True))
+    async with asyncio.timeout(HANG_S):
+        task = asyncio.create_task(
+            run_until(stop, steps, clock, NoJitter(), {}, has_work=lambda: next(has_work))
+        )
+        await idle()
+        assert (steps.taken, clock.waits.empty()) == (1, True)
+        steps.wake.set()
+        assert await clock.waits.get() == min(wait_s, IDLE_MAX_S)
+        stop.set()
+        await task
 
 
 async def test_a_wake_up_shortens_the_wait(clock: ManualClock) -> None:
