@@ -113,6 +113,11 @@ class _Connection(aiosqlite.core.Connection):
     def __del__(self) -> None:
         """Do not warn about being left open: a killed replica closes nothing."""
 
+    @property
+    def in_transaction(self) -> bool:
+        # The end of a transaction that was rolled back by a drop has to fail.
+        return self._dropped or super().in_transaction
+
     def _open(self, connector: Callable[[], sqlite3.Connection]) -> sqlite3.Connection:
         self.raw = connector()
         ((timeout_ms,),) = self.raw.execute("PRAGMA busy_timeout")
@@ -207,7 +212,8 @@ def _name(function: Callable[[], Any]) -> str:
 
 
 def _sql(function: Callable[[], Any]) -> str:
-    return function.args[0] if isinstance(function, partial) else ""
+    args = function.args if isinstance(function, partial) else ()
+    return next((each for each in args if isinstance(each, str)), "")
 
 
 def _lost(function: Callable[[], Any]) -> Exception | None:

@@ -114,11 +114,15 @@ class Database:
             )
 
     @asynccontextmanager
-    async def read(self, *, for_request: bool = False) -> AsyncIterator[AsyncConnection]:
+    async def read(
+        self, *, for_request: bool = False, one_statement: bool = False
+    ) -> AsyncIterator[AsyncConnection]:
         """Open a connection with one consistent snapshot; raises StoreUnavailable.
 
-        Reads that answer requests (``for_request``) cannot take all connections at once.
+        Reads that answer requests (``for_request``) cannot take all connections at once. For
+        ``one_statement`` there may be no transaction: another statement could see a later snapshot.
         """
+        readers = self.dialect.one_statement_readers if one_statement else self.dialect.readers
         async with AsyncExitStack() as slots:
             try:
                 async with asyncio.timeout(READ_WAIT_S):
@@ -129,7 +133,7 @@ class Database:
                 self._reads.record_result(_CROWDED)
                 raise StoreUnavailable(_CROWDED) from error
             try:
-                async with self.dialect.readers.begin() as connection:
+                async with readers.begin() as connection:
                     yield connection
                 self._reads.record_result(None)
             except (DBAPIError, OSError) as error:

@@ -25,6 +25,8 @@ class Dialect(Protocol):
     writers: AsyncEngine
     """Engine with one connection."""
     readers: AsyncEngine
+    one_statement_readers: AsyncEngine
+    """The same connections, for reads of one statement."""
 
     def upgrader(self) -> AsyncEngine:
         """Return an engine whose transactions have no time limits."""

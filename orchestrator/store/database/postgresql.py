@@ -80,6 +80,8 @@ class Postgresql:
         self.readers = self._limited(READERS).execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
+        # The timeouts of a statement are those of its transaction.
+        self.one_statement_readers = self.readers
         event.listen(self.writers.sync_engine, "handle_error", self._on_write_error)
 
     def upgrader(self) -> AsyncEngine:

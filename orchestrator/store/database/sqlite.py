@@ -11,18 +11,19 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import aiosqlite
 from sqlalchemy import URL, event, text
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from orchestrator.domain.errors import ConfigurationError
+from orchestrator.store.database.aiosqlite_visits import visit_less
 from orchestrator.store.database.dialect import READERS, pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import aiosqlite
     from sqlalchemy.engine import Connection, ExceptionContext
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -37,6 +38,8 @@ PRIVATE: Final = stat.S_IRUSR | stat.S_IWUSR
 """Mode of the files: they hold jobs, who had them terminated, and why."""
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _HEADER: Final = b"SQLite format 3\0"
+_ONE_STATEMENT: Final = "one_statement"
+"""Option of connections whose only statement needs no transaction around it."""
 _ANOTHER_PATH: Final = (
     "give the path of a database of this program, or of a file that it may create"
 )
@@ -90,6 +93,7 @@ class Sqlite:
         self._files: dict[Path, os.stat_result] = {}
         self.writers = self._engine()
         self.readers = self._engine(query_only=True)
+        self.one_statement_readers = self.readers.execution_options(**{_ONE_STATEMENT: True})
 
         @event.listens_for(self.readers.sync_engine, "handle_error")
         def reconnect(context: ExceptionContext) -> None:
@@ -104,7 +108,7 @@ class Sqlite:
         engine = create_async_engine(
             URL.create("sqlite+aiosqlite", database=self.name),
             **pool(READERS if query_only else 1),
-            connect_args={"timeout": BUSY_TIMEOUT_S},
+            async_creator=self._connect,
         )
 
         pragmas = _PRAGMAS + ("PRAGMA query_only = ON;" if query_only else "")
@@ -126,9 +130,16 @@ class Sqlite:
 
         @event.listens_for(engine.sync_engine, "begin")
         def on_begin(connection: Connection) -> None:
-            connection.exec_driver_sql("BEGIN" if query_only else "BEGIN IMMEDIATE")
+            if not connection.get_execution_options().get(_ONE_STATEMENT):
+                connection.exec_driver_sql("BEGIN" if query_only else "BEGIN IMMEDIATE")
 
         return engine
+
+    async def _connect(self) -> aiosqlite.Connection:
+        connection = aiosqlite.connect(self.name, timeout=BUSY_TIMEOUT_S)
+        connection._thread.daemon = True  # noqa: SLF001 - as SQLAlchemy does
+        visit_less(connection)
+        return await connection
 
     def prepare(self) -> None:
         """Make the files private; files that SQLite creates get the mode of the database file.

@@ -18,7 +18,7 @@ from orchestrator.domain.bounds import storable
 from orchestrator.store.schema import UtcDateTime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from sqlalchemy import CompoundSelect, Select, Subquery
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -54,15 +54,25 @@ async def decoded(
     parameters: Row | None = None,
 ) -> list[T | Unreadable]:
     """Decode each row of an ordered statement by ``decode``, or mark it as Unreadable."""
-    rows: Sequence[Row | Unreadable]
     try:
-        result = await connection.execute(statement, parameters)
-        names = tuple(result.keys())
-        rows = [dict(zip(names, row, strict=True)) for row in result]
+        return await decoded_together(connection, statement, decode, parameters)
     except UNREADABLE:
         whole = statement.subquery()
         count = await connection.scalar(select(func.count()).select_from(whole), parameters)
         rows = await _in_halves(connection, whole, parameters, 0, count or 0)
+    return [_decoded(row, decode) for row in rows]
+
+
+async def decoded_together(
+    connection: AsyncConnection,
+    statement: Select[Any] | CompoundSelect[Any],
+    decode: Callable[[Row], T],
+    parameters: Row | None = None,
+) -> list[T | Unreadable]:
+    """Do the same with one execution; raises UNREADABLE if the driver cannot decode a row."""
+    result = await connection.execute(statement, parameters)
+    names = tuple(result.keys())
+    rows = [dict(zip(names, row, strict=True)) for row in result]
     return [_decoded(row, decode) for row in rows]
 
 

@@ -15,7 +15,13 @@ from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.decisions.invariants import Invariant
 from orchestrator.domain.errors import InvariantViolated, RowsLocked
-from orchestrator.store.mapping.decoding import Unreadable, decoded, error_text
+from orchestrator.store.mapping.decoding import (
+    UNREADABLE,
+    Unreadable,
+    decoded,
+    decoded_together,
+    error_text,
+)
 from orchestrator.store.mapping.termination_rows import from_row
 from orchestrator.store.schema import terminations
 from orchestrator.store.terminations import set_aside
@@ -157,8 +163,14 @@ class Fenced:
         parameters: Mapping[str, object],
     ) -> list[T]:
         """Fetch rows of terminations; set those aside that cannot be decoded."""
-        async with self._database.read() as connection:
-            rows = await decoded(connection, statement, decode, {**parameters, **self.in_partition})
+        parameters = {**parameters, **self.in_partition}
+        rows: Sequence[T | Unreadable]
+        try:
+            async with self._database.read(one_statement=True) as connection:
+                rows = await decoded_together(connection, statement, decode, parameters)
+        except UNREADABLE:
+            async with self._database.read() as connection:
+                rows = await decoded(connection, statement, decode, parameters)
         reasons = {
             row.row["id"]: f"its row in the database cannot be read: {row.why}"
             for row in rows
