@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Integer, Text, literal, literal_column
+from sqlalchemy import BindParameter, Integer, Text, bindparam, literal, literal_column
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement, ReturnTypeFromArgs
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement
     from sqlalchemy.sql.compiler import SQLCompiler
+
+
+NOW: BindParameter[datetime] = bindparam("now", type_=UtcDateTime())
+"""The time of the statement, a parameter."""
 
 
 class greatest(ReturnTypeFromArgs[Any]):  # noqa: N801 - named as the SQL function

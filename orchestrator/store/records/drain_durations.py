@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import and_, case, literal, select, union_all
+from sqlalchemy import and_, case, select, union_all
 
 from orchestrator.domain.forecasting.duration_distribution import bucket, estimate
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.store.chunks import chunks
 from orchestrator.store.schema import operation_terminations, terminations
-from orchestrator.store.sql import whole_seconds
+from orchestrator.store.sql import NOW, whole_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -35,8 +35,9 @@ OTHERS_MAX: Final = 100
 _T = terminations.c
 
 
-def seconds_since(time: ColumnElement[datetime], now: datetime) -> ColumnElement[int]:
-    return whole_seconds(literal(now, _T.created_at.type), time)
+def seconds_since(time: ColumnElement[datetime]) -> ColumnElement[int]:
+    """Return the whole seconds until the parameter ``now``."""
+    return whole_seconds(NOW, time)
 
 
 def since_call_s(until: ColumnElement[datetime]) -> ColumnElement[int]:
@@ -99,7 +100,7 @@ async def _recent_drains(
     found: defaultdict[str, dict[str, _Drain]] = defaultdict(dict)
     link = operation_terminations.alias().c
     for part in chunks(partitions):
-        newest = union_all(*(_newest_drains(partition, now) for partition in part)).subquery().c
+        newest = union_all(*map(_newest_drains, part)).subquery().c
         rows = await connection.execute(
             select(*newest, link.operation_id)
             .join_from(
@@ -109,7 +110,8 @@ async def _recent_drains(
                 isouter=True,
             )
             .where(newest.seconds.is_not(None))  # NULL if a stored time is not a time
-            .order_by(newest.ended_s)
+            .order_by(newest.ended_s),
+            {"now": now},
         )
         for row in rows:
             drain = found[row.partition].setdefault(row.id, _Drain(row.seconds, set()))
@@ -118,13 +120,13 @@ async def _recent_drains(
     return lists | {partition: list(drains.values()) for partition, drains in found.items()}
 
 
-def _newest_drains(partition: str, now: datetime) -> Select[Any]:
+def _newest_drains(partition: str) -> Select[Any]:
     newest = (
         select(
             _T.id,
             _T.partition,
             TOOK_S.label("seconds"),
-            seconds_since(_T.instances_observed_at, now).label("ended_s"),
+            seconds_since(_T.instances_observed_at).label("ended_s"),
         )
         .where(
             _T.partition == partition,

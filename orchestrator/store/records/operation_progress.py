@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, case, func, literal, or_, select
+from sqlalchemy import and_, bindparam, case, func, or_, select
 
 from orchestrator.domain.clock_steps import elapsed_s
 from orchestrator.domain.model.lifecycle import State
@@ -25,12 +25,12 @@ from orchestrator.store.records.drain_durations import (
     since_call_s,
 )
 from orchestrator.store.schema import operation_terminations, operations, terminations
-from orchestrator.store.sql import whole_seconds
+from orchestrator.store.sql import NOW
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from sqlalchemy import ColumnElement, Row, Select
+    from sqlalchemy import Row, Select
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.domain.forecasting.forecast import Forecast
@@ -60,24 +60,22 @@ _MOVING: Final = and_(_DRAINING, _T.forecast_stalled_since.is_(None))
 _ENDING: Final = and_(_MOVING, _T.forecast_p90_at.is_not(None))
 
 
-def _progress_bucket(now: datetime) -> ColumnElement[str | None]:
-    # Late or unread: the rule of termination_forecast.nobody_knows.
-    passed_s = whole_seconds(literal(now, _T.created_at.type), _T.give_up_from)
-    late = passed_s >= _T.give_up_after_s
-    late_or_unread = or_(late, _T.unconfirmed.is_not(None), _T.failures >= FAILURES_MAX)
-    return case(
-        # From the first observation as stopped until an instance is live again.
-        (_T.settle_from.is_not(None), _ProgressBucket.STOPPED),
-        (_STALLED, _ProgressBucket.STALLED),
-        (_T.finished_at.is_not(None), None),
-        (or_(_T.state == State.HELD, late_or_unread), _ProgressBucket.UNKNOWN),
-        (_T.state.in_((State.QUEUED, State.SENDING)), _ProgressBucket.TO_CALL),
-        (_MOVING, _ProgressBucket.DRAINING),
-    )
-
-
-def _age_s(now: datetime) -> ColumnElement[int]:
-    return since_call_s(literal(now, _T.created_at.type))
+# Late or unread: the rule of termination_forecast.nobody_knows.
+_LATE_OR_UNREAD: Final = or_(
+    seconds_since(_T.give_up_from) >= _T.give_up_after_s,
+    _T.unconfirmed.is_not(None),
+    _T.failures >= FAILURES_MAX,
+)
+_BUCKET: Final = case(
+    # From the first observation as stopped until an instance is live again.
+    (_T.settle_from.is_not(None), _ProgressBucket.STOPPED),
+    (_STALLED, _ProgressBucket.STALLED),
+    (_T.finished_at.is_not(None), None),
+    (or_(_T.state == State.HELD, _LATE_OR_UNREAD), _ProgressBucket.UNKNOWN),
+    (_T.state.in_((State.QUEUED, State.SENDING)), _ProgressBucket.TO_CALL),
+    (_MOVING, _ProgressBucket.DRAINING),
+)
+_AGE_S: Final = since_call_s(NOW)
 
 
 @dataclass(slots=True)
@@ -175,26 +173,24 @@ def _window_s(operation: OperationRecord, now: datetime) -> float:
 async def _counted(
     connection: AsyncConnection, ids: Sequence[str], now: datetime
 ) -> dict[str, _Counted]:
-    operation_id = operation_terminations.c.operation_id
-    counts = _of(ids, operation_id, *_counts(now)).join(operations, operations.c.id == operation_id)
-    groups = (operation_id, "part", "seconds", _T.settle_s, "settling", "unfinished")
     found = {id_: _Counted() for id_ in ids}
-    for row in await connection.execute(counts.group_by(*groups)):
+    for row in await connection.execute(_COUNTS, {"ids": ids, "now": now}):
         found[row.operation_id].add(row)
     return found
 
 
-def _of(ids: Collection[str], *columns: Any) -> Select[Any]:
+def _of_operations(*columns: Any) -> Select[Any]:
     link = operation_terminations.c
     return (
-        select(*columns)
+        select(link.operation_id, *columns)
         .join_from(operation_terminations, terminations, link.termination_id == _T.id)
-        .where(link.operation_id.in_(ids))
+        .where(link.operation_id.in_(bindparam("ids", expanding=True)))
     )
 
 
-def _counts(now: datetime) -> list[ColumnElement[Any]]:
-    age_s = seconds_since(operations.c.created_at, now)
+def _counts() -> Select[Any]:
+    operation_id, created_at = operation_terminations.c.operation_id, operations.c.created_at
+    age_s = seconds_since(created_at)
     window_s = case(  # as _window_s
         (age_s < 0, WINDOW_MIN_S),
         (age_s < 1, 1.0),
@@ -202,10 +198,10 @@ def _counts(now: datetime) -> list[ColumnElement[Any]]:
         (age_s * WINDOW_SHARE <= WINDOW_MIN_S, WINDOW_MIN_S),
         else_=age_s * WINDOW_SHARE,
     )
-    in_window = and_(_T.settle_from <= now, seconds_since(_T.settle_from, now) < window_s)
-    return [
-        _progress_bucket(now).label("part"),
-        case((_T.settle_from.is_not(None), TOOK_S), (_MOVING, _age_s(now))).label("seconds"),
+    in_window = and_(_T.settle_from <= NOW, seconds_since(_T.settle_from) < window_s)
+    counts = _of_operations(
+        _BUCKET.label("part"),
+        case((_T.settle_from.is_not(None), TOOK_S), (_MOVING, _AGE_S)).label("seconds"),
         _T.settle_s,
         (_T.state == State.SETTLING).label("settling"),
         _T.finished_at.is_(None).label("unfinished"),
@@ -219,7 +215,27 @@ def _counts(now: datetime) -> list[ColumnElement[Any]]:
                 ("not_before", _T.not_before),
             )
         ),
-    ]
+    )
+    return counts.join(operations, operations.c.id == operation_id).group_by(
+        operation_id, "part", "seconds", _T.settle_s, "settling", "unfinished"
+    )
+
+
+def _latest_endings() -> Select[Any]:
+    rank = func.row_number().over(
+        partition_by=operation_terminations.c.operation_id, order_by=_T.forecast_p90_at.desc()
+    )
+    columns = (column for column in _T if column.name.startswith("forecast_"))
+    ranked = (
+        _of_operations(_AGE_S.label("seconds"), rank.label("rank"), *columns)
+        .where(_ENDING)
+        .subquery()
+    )
+    return select(ranked).where(ranked.c.rank <= ENDING_MAX)
+
+
+_COUNTS: Final = _counts()
+_LATEST_ENDINGS: Final = _latest_endings()
 
 
 async def _ending(
@@ -229,16 +245,8 @@ async def _ending(
     found: defaultdict[str, list[tuple[int, Forecast]]] = defaultdict(list)
     if not ids:
         return found
-    operation_id = operation_terminations.c.operation_id
-    rank = func.row_number().over(partition_by=operation_id, order_by=_T.forecast_p90_at.desc())
-    columns = (column for column in _T if column.name.startswith("forecast_"))
-    ranked = (
-        _of(ids, operation_id, _age_s(now).label("seconds"), rank.label("rank"), *columns)
-        .where(_ENDING)
-        .subquery()
-    )
-    latest = select(ranked).where(ranked.c.rank <= ENDING_MAX)
-    for row in (await connection.execute(latest)).mappings():
+    parameters = {"ids": list(ids), "now": now}
+    for row in (await connection.execute(_LATEST_ENDINGS, parameters)).mappings():
         if row["seconds"] is not None:  # NULL if a stored time is not a time
             found[row["operation_id"]].append(
                 (bucket_of(row["seconds"]), forecast_from_row(dict(row)))

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Row, func, literal, select
+from sqlalchemy import Row, bindparam, func, select
 
 from orchestrator.domain.clock_steps import elapsed_s
 from orchestrator.domain.model.attempt import TERMINATE_JOB
@@ -17,7 +17,7 @@ from orchestrator.store.mapping.decoding import legible
 from orchestrator.store.records import instance_totals
 from orchestrator.store.records.partition_states import read_partitions, trouble
 from orchestrator.store.schema import attempts, operation_terminations, terminations
-from orchestrator.store.sql import whole_seconds
+from orchestrator.store.sql import NOW, whole_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -28,16 +28,50 @@ if TYPE_CHECKING:
 RATE_WINDOW_S: Final = 10
 """Seconds over which the rate of calls is measured."""
 
+# When a job of each operation was last read.
+_LAST_OBSERVED: Final = (
+    select(
+        operation_terminations.c.operation_id,
+        func.max(terminations.c.observed_at, type_=terminations.c.observed_at.type).label(
+            "observed_at"
+        ),
+    )
+    .join_from(
+        operation_terminations,
+        terminations,
+        operation_terminations.c.termination_id == terminations.c.id,
+    )
+    .where(operation_terminations.c.operation_id.in_(bindparam("ids", expanding=True)))
+    .group_by(operation_terminations.c.operation_id)
+    .order_by(operation_terminations.c.operation_id)
+)
+# The number of TerminateJob calls of each partition, by the whole seconds since they were sent.
+_CALLS_BY_AGE: Final = (
+    select(
+        attempts.c.partition,
+        whole_seconds(NOW, attempts.c.sent_at).label("age_s"),
+        func.count().label("calls"),
+    )
+    .where(
+        attempts.c.partition.in_(bindparam("partitions", expanding=True)),
+        attempts.c.action == TERMINATE_JOB,
+        attempts.c.sent_at > bindparam("began_at", type_=attempts.c.sent_at.type),
+        attempts.c.sent_at <= NOW,
+    )
+    .group_by(attempts.c.partition, "age_s")
+)
+
 
 async def operation_records(
     connection: AsyncConnection, rows: Sequence[Mapping[str, Any]], now: datetime
 ) -> list[OperationRecord]:
     """Complete rows of ``operations`` with the progress of their jobs and of their partitions."""
     ids = [row["id"] for row in rows]
-    partitions = await read_partitions(connection)
+    names = {row["partition"] for row in rows}
+    partitions = await read_partitions(connection, names)
     groups = await instance_totals.groups(connection, ids)
     observed_at = await _observed_at(connection, ids)
-    calls = await _calls_by_age(connection, {row["partition"] for row in rows}, now)
+    calls = await _calls_by_age(connection, names, now)
     return [
         _record(
             row,
@@ -94,16 +128,7 @@ async def _observed_at(
     connection: AsyncConnection, ids: Collection[str]
 ) -> dict[str, datetime | None]:
     """Return when a job of each operation was last read; None if a stored time is not a time."""
-    t, link = terminations.c, operation_terminations.c
-    last = func.max(t.observed_at, type_=t.observed_at.type).label("observed_at")
-    found = await legible(
-        connection,
-        select(link.operation_id, last)
-        .join_from(operation_terminations, terminations, link.termination_id == t.id)
-        .where(link.operation_id.in_(ids))
-        .group_by(link.operation_id)
-        .order_by(link.operation_id),
-    )
+    found = await legible(connection, _LAST_OBSERVED, {"ids": list(ids)})
     return {row["operation_id"]: row["observed_at"] for row in found}
 
 
@@ -114,19 +139,10 @@ async def _calls_by_age(
 
     Later ones were sent before the clock was put back.
     """
-    age_s = whole_seconds(literal(now, attempts.c.sent_at.type), attempts.c.sent_at)
-    counted = (
-        select(attempts.c.partition, age_s.label("age_s"), func.count().label("calls"))
-        .where(
-            attempts.c.partition.in_(partitions),
-            attempts.c.action == TERMINATE_JOB,
-            attempts.c.sent_at > now - timedelta(seconds=RATE_WINDOW_S),
-            attempts.c.sent_at <= now,
-        )
-        .group_by(attempts.c.partition, "age_s")
-    )
     calls: defaultdict[str, Counter[int]] = defaultdict(Counter)
-    for row in await connection.execute(counted):
+    began_at = now - timedelta(seconds=RATE_WINDOW_S)
+    parameters = {"partitions": list(partitions), "began_at": began_at, "now": now}
+    for row in await connection.execute(_CALLS_BY_AGE, parameters):
         calls[row.partition][row.age_s] += row.calls
     return calls
 

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, bindparam, select
 
 from orchestrator.domain.leasing.leases import process_of
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.store.schema import partitions
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from sqlalchemy.ext.asyncio import AsyncConnection
 
 
-async def read_partitions(connection: AsyncConnection) -> dict[str, Row[Any]]:
-    """Read the row of each partition by name."""
-    return {row.name: row for row in await connection.execute(select(partitions))}
+_ALL = select(partitions)
+_THESE = _ALL.where(partitions.c.name.in_(bindparam("names", expanding=True)))
+
+
+async def read_partitions(
+    connection: AsyncConnection, names: Collection[str] | None = None
+) -> dict[str, Row[Any]]:
+    """Read the rows of these partitions, or of all, by name."""
+    found = (
+        await connection.execute(_ALL)
+        if names is None
+        else await connection.execute(_THESE, {"names": list(names)})
+    )
+    return {row.name: row for row in found}
 
 
 def trouble(partition: Row[Any] | None) -> ErrorDetail | None:

@@ -285,7 +285,7 @@ async def _termination_records(
     made = select(attempts).where(attempts.c.termination_id.in_(ids)).order_by(attempts.c.seq)
     for attempt in await legible(connection, made):
         attempts_of[attempt["termination_id"]].append(attempt_record(attempt))
-    stored = await read_partitions(connection)
+    stored = await read_partitions(connection, {row["partition"] for row, _ in rows})
     waiting = [row for row, _ in rows if row["terminate_after"] is not None]
     queues = {row["partition"] for row in waiting}
     ahead = await turns.ahead(connection, queues, [row["id"] for row in waiting], now)
