@@ -104,7 +104,8 @@ async def test_a_database_is_dropped_although_a_session_is_connected(server: Own
         user = asyncio.create_task(Server(url).fetch("SELECT pg_sleep(60)"))
         async with asyncio.timeout(HANG_S):
             while not await server.fetch(
-                "SELECT 1 FROM pg_stat_activity WHERE datname = $1 AND state = 'active'",
+                "SELECT 1 FROM pg_stat_activity WHERE datname = $1 AND state = 'active' "
+                "AND query LIKE '%pg_sleep%'",
                 name_of(url),
             ):
                 pass
