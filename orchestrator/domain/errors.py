@@ -64,7 +64,10 @@ class NotDriving(OrchestratorError):
 
 
 class StoreUnavailable(OrchestratorError):
-    """The database is not usable at the moment; nothing was stored."""
+    """The database is not usable at the moment.
+
+    What was to be written is not stored, unless the answer to its commit was lost.
+    """
 
 
 class RowsLocked(StoreUnavailable):

@@ -271,7 +271,7 @@ class Store(Protocol):
         """Write decisions in one transaction; return how many changed a state."""
 
     async def postpone(self, termination_ids: Sequence[str], until: datetime) -> None:
-        """Make no poll of these due before ``until``."""
+        """Make no batch poll of these due before ``until``."""
 
     async def set_aside(self, termination_id: str, error: Exception) -> bool:
         """Keep this termination from the loops for a while.

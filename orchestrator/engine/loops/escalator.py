@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 class Escalator:
     """Loop that sends TerminateTaskInstance and TerminateInstances for one partition.
 
-    A call whose response is lost needs no check: it has no effect on a stopped instance
-    (cloud.tencent.com/document/api/599/15908), and the next round repeats it for live ones.
+    A call whose response is lost is not repeated in its round. Nothing is done about it: it has no
+    effect on a stopped instance (cloud.tencent.com/document/api/599/15908), and what stays live is
+    the business of the next round or level.
     """
 
     kind = LoopKind.ESCALATOR
@@ -131,7 +132,7 @@ class Escalator:
         self._logged = refused or (self._logged and error is not None)
 
     def _back_off(self, error: CloudError | None) -> None:
-        """Pause longer after each failure; after THROTTLED, the quota alone makes it wait."""
+        """Pause longer after each failure of NOT_EXECUTED; after THROTTLED, the quota suffices."""
         if error is None or error.kind not in NOT_EXECUTED:
             self._backoff.worked()
         elif error.kind is not CloudErrorKind.THROTTLED:

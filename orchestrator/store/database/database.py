@@ -108,8 +108,8 @@ class Database:
             request.fail(StoreUnavailable(_CLOSED))
         if dropped:
             log.error(
-                "%d database writes were not made, since the daemon stops; the next start "
-                "continues their work",
+                "%d database writes may not have been made, since the daemon stops; the next "
+                "start continues their work",
                 len(dropped),
             )
 
@@ -288,7 +288,7 @@ class _OutageLog:
 
 
 _NO_WORK = (
-    "no job is worked on and requests are answered with 503: see the database's server or disk"
+    "work on jobs may stop and requests are answered with 503: see the database's server or disk"
 )
 _LATE = "changes by other replicas are noticed some seconds later; nothing is lost"
 _CLOSED = "the database is closed"

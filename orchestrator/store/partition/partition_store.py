@@ -316,11 +316,12 @@ class PartitionStore(Fenced):
         )
 
     async def postpone(self, termination_ids: Sequence[str], until: datetime) -> None:
-        """Make no poll of these due before ``until``, except for rows that are locked."""
+        """Make no batch poll of these due before ``until``, except for rows that are locked."""
         t = terminations.c
         these = (
             t.partition == self._fence.partition,
             t.id.in_(termination_ids),
+            t.poll_kind == PollKind.BATCH,
             t.next_poll_at < until,
         )
 

@@ -143,6 +143,21 @@ async def test_an_attempt_is_written_with_the_move_and_found_until_it_is_answere
     assert [(a.number, a.outcome, a.request_id) for a in record.attempts] == [(1, "accepted", "r1")]
 
 
+async def test_only_batch_polls_are_postponed(
+    store: PartitionStore, records: SqlRecords, database: Database
+) -> None:
+    """A count that was planned meanwhile, as a proof or at the deadline, is made in time."""
+    await submit(records, 1, "job-1", "job-2")
+    first, second = await due_for_batch_poll(store, 10)
+    await store_fields(database, second, poll_kind=PollKind.SINGLE)
+    await store.postpone([first.id, second.id], later(60))
+    found = await records.terminations(after=0, limit=10)
+    assert [each.termination.schedule.next_poll_at for each in found] == [
+        later(60),
+        second.schedule.next_poll_at,
+    ]
+
+
 async def test_first_in_line_is_called_first_then_the_order_of_submission(
     records: SqlRecords, store: PartitionStore
 ) -> None:

@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 
 CONFLICTS = ("40001", "40P01", "23505")
 UNMADE = (
-    "database writes were not made, since the daemon stops; the next start continues their work"
+    "database writes may not have been made, since the daemon stops; the next start continues "
+    "their work"
 )
 
 

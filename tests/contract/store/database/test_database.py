@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from orchestrator.store.database.transaction import Transaction
 
 NO_WORK = (
-    "until they work again, no job is worked on and requests are answered with 503: see the "
+    "until they work again, work on jobs may stop and requests are answered with 503: see the "
     "database's server or disk"
 )
 NOTED = "SELECT name FROM partitions WHERE holder IS NULL"
@@ -486,7 +486,7 @@ async def test_it_closes_while_another_process_holds_the_lock(
             await database.__aexit__()
         failed = await asyncio.gather(*tasks, return_exceptions=True)
     assert {repr(error) for error in failed} == {"StoreUnavailable('the database is closed')"}
-    unmade = f"{2 * GROUP_MAX} database writes were not made, since the daemon stops"
+    unmade = f"{2 * GROUP_MAX} database writes may not have been made, since the daemon stops"
     assert logged(caplog) == [("ERROR", f"{unmade}; the next start continues their work")]
     with pytest.raises(StoreUnavailable, match="closed"):
         await database.write(note("late"))
