@@ -27,6 +27,7 @@ from orchestrator.engine.loops import job_poller, single_job_poller
 from orchestrator.engine.replica.lease_manager import running
 from orchestrator.settings import Settings
 from orchestrator.simulator.simulator import Simulator
+from orchestrator.store.database.aiosqlite_visits import OneVisitCursor
 from orchestrator.store.database.database import Database
 from orchestrator.store.database.migrations import upgrade
 from orchestrator.store.database.transaction import Transaction
@@ -241,7 +242,7 @@ class SimulatedWorld:
             raise sqlite3.OperationalError("disk I/O error")
         await self.point("after a commit")
 
-    async def execute(self, cursor: aiosqlite.Cursor, *args: Any) -> aiosqlite.Cursor:
+    async def execute(self, cursor: OneVisitCursor, *args: Any) -> OneVisitCursor:
         if REPLICA.get() is not None:
             if self.database_is_away:
                 self.fired["database away"] += 1
@@ -315,7 +316,7 @@ class SimulatedWorld:
 
 
 COMMIT: Final = aiosqlite.Connection.commit
-EXECUTE: Final = aiosqlite.Cursor.execute
+EXECUTE: Final = OneVisitCursor.execute
 LOCK: Final = Transaction.lock_partition
 
 
@@ -396,7 +397,7 @@ def simulate(
         async def commit(connection: aiosqlite.Connection) -> None:
             await world.commit(connection)
 
-        async def execute(cursor: aiosqlite.Cursor, *args: Any) -> aiosqlite.Cursor:
+        async def execute(cursor: OneVisitCursor, *args: Any) -> OneVisitCursor:
             return await world.execute(cursor, *args)
 
         async def lock(transaction: Transaction, fence: FencingToken) -> None:
@@ -409,7 +410,7 @@ def simulate(
         with (
             impatience() if impatient else nullcontext(),
             patch.object(aiosqlite.Connection, "commit", commit),
-            patch.object(aiosqlite.Cursor, "execute", execute),
+            patch.object(OneVisitCursor, "execute", execute),
             patch.object(Transaction, "lock_partition", lock),
             world.checkers.listening(),
         ):
