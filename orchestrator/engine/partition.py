@@ -289,6 +289,11 @@ class Partition:
             await self.store.set_health(*health)
             self._published = health
 
+    @property
+    def is_well(self) -> bool:
+        """True if the stored health shows neither trouble nor a lower rate, and need not change."""
+        return self._published == (None, None) == (self.trouble, self._allowed_per_s())
+
     def _allowed_per_s(self) -> float | None:
         """Return the TerminateJob rate that the cloud accepts, rounded to 1 of RATE_STEPS.
 

@@ -221,13 +221,14 @@ class Store(Protocol):
         """Return those of these that the filter still selects, in the given order."""
 
     async def ready_to_terminate(
-        self, now: datetime, limit: int, *, capture_wait_s: float, captures_in_wait: int
+        self, now: datetime, limit: int, *, capture_wait_s: float, captured_in_time: int | None
     ) -> tuple[list[Termination], datetime | None]:
         """Return the terminations for which TerminateJob may be sent now, in dispatch order.
 
         If there is none, return also when there will be one. A termination that awaits the capture
         of its machines does so for ``capture_wait_s`` at most. If all of them await it, those
-        behind the first ``captures_in_wait`` may be sent: they cannot be captured in that time.
+        behind the first ``captured_in_time`` may be sent: these alone can be captured in that time.
+        None: all of them can.
         """
 
     async def due_for_revival_check(

@@ -50,7 +50,7 @@ async def ready_to_call(store: PartitionStore) -> Termination:
     queued = await only(store)
     polled = decide(queued, read(JobState.RUNNING, LIVE), NOW, POLICY)
     await store.apply([(queued, polled)], NOW)
-    (ready,), _ = await store.ready_to_terminate(NOW, 10, capture_wait_s=0, captures_in_wait=0)
+    (ready,), _ = await store.ready_to_terminate(NOW, 10, capture_wait_s=0, captured_in_time=None)
     return ready
 
 

@@ -62,19 +62,27 @@ class JobTerminator:
         if ready_s > 0:
             return ready_s
         now, wait_s = partition.clock.now(), partition.capture.wait_s
-        captures = int(wait_s * self._captures_per_s())
         ready, next_at = await partition.store.ready_to_terminate(
-            now, 1, capture_wait_s=wait_s, captures_in_wait=captures
+            now, 1, capture_wait_s=wait_s, captured_in_time=self._captured_in_time(wait_s)
         )
         if ready:
             await self._start(ready[0], now)
             return 0.0
         return max(0.0, (next_at - now).total_seconds()) if next_at else float("inf")
 
-    def _captures_per_s(self) -> float:
-        """Return how many captures a second the quotas allow; each needs a call of both actions."""
+    def _captured_in_time(self, wait_s: float) -> int | None:
+        """Return how many waiting jobs, from the first on, can be captured in time.
+
+        That is ``wait_s`` after their turn at the latest. None: all of them, since captures are as
+        fast as calls of TerminateJob. A capture needs a call of two actions. Job k has its turn
+        k / calls_per_s and its capture k / captures_per_s seconds from now.
+        """
         now = self._partition.clock.monotonic()
-        return min(limiter.quota.learnt_per_s(now) for limiter in self._of_captures)
+        captures_per_s = min(limiter.quota.learnt_per_s(now) for limiter in self._of_captures)
+        calls_per_s = self._limiter.quota.learnt_per_s(now)
+        if captures_per_s >= calls_per_s:
+            return None
+        return 1 + int(wait_s * captures_per_s * calls_per_s / (calls_per_s - captures_per_s))
 
     async def _close(self, under_way: Collection[str]) -> None:
         """Close the attempts that no call in flight will answer, so that their jobs are read.

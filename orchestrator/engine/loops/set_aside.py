@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ class SetAsideRetrier:
 
     def __init__(self, partition: Partition) -> None:
         self.name = f"set-aside retrier of {partition.name}"
-        self.wake = asyncio.Event()
+        self.wake = partition.wakeups.set_aside
         self._partition = partition
 
     async def step(self) -> float:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 LEAVE_S = 0.5
 """At a stop: time for the current step, and for each release. A lease that was not released expires
 by itself."""
+WORK_QUERY_S = 1.0
+"""Time for the query of partitions with work: it must not delay the next renewal."""
 BRIEF_MAX = 200
 """Length in characters to which an error is cut for ``/readyz``."""
 
@@ -92,8 +94,8 @@ class LeaseManager:
         """Raise NotDriving if this replica cannot work on any of its partitions."""
         if self._failing and not self._holds_any():
             raise NotDriving(f"the leases cannot be renewed: {_brief(self._failing[self.name])}")
-        partitions = self.running.values()
-        if partitions and all(partition.runner.cannot_terminate for partition in partitions):
+        at_work = [each.runner for each in self.running.values() if each.runner.has_work]
+        if at_work and all(runner.cannot_terminate for runner in at_work):
             first, *others = self.failing().values()
             more = f"; loops of {len(others)} more partitions fail too" if others else ""
             raise NotDriving(f"{first}{more}")
@@ -155,6 +157,13 @@ class LeaseManager:
         until = asked_at + policy.renewal_deadline_s
         self._extend_leases(snapshot, until=until)
         await self._follow_clock(snapshot)
+        try:
+            await self._take_and_release(snapshot, until=until)
+        finally:
+            await self._update_work()
+        return max(0.0, min(policy.retry_s, snapshot.next_expiry_s))
+
+    async def _take_and_release(self, snapshot: LeaseSnapshot, *, until: float) -> None:
         wanted = assign_partitions(snapshot.holders, snapshot.candidates)
         mine = {name for name, replica in wanted.items() if replica == self._replica}
         for name, partition in self.running.items():
@@ -171,16 +180,18 @@ class LeaseManager:
         for name, holder in snapshot.holders.items():
             if holder == self._replica and name not in mine | self.running.keys():
                 await self._store.release(FencingToken(name, snapshot.epochs[name]))
-        await self._update_work()
-        return max(0.0, min(policy.retry_s, snapshot.next_expiry_s))
 
     async def _update_work(self) -> None:
         """Have the loops of partitions with work run, and those of the others wait.
 
-        One query finds the work of all partitions. Notifications of new work only come earlier.
+        One query finds the work of all partitions; notifications of new work only come earlier. A
+        partition of which nothing is known may have work.
         """
         asked = {name: partition.runner.times_woken for name, partition in self.running.items()}
-        with_work = await self._store.with_work(list(asked))
+        with_work: Collection[str] = asked
+        with suppress(StoreUnavailable, TimeoutError):
+            async with asyncio.timeout(WORK_QUERY_S):
+                with_work = await self._store.with_work(list(asked))
         for name, partition in self.running.items():
             if name in asked:
                 partition.runner.update_work(has_work=name in with_work, times_woken=asked[name])

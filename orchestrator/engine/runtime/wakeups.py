@@ -27,6 +27,7 @@ class WakeupEvents:
     machines: asyncio.Event = field(default_factory=asyncio.Event)
     escalations: asyncio.Event = field(default_factory=asyncio.Event)
     revivals: asyncio.Event = field(default_factory=asyncio.Event)
+    set_aside: asyncio.Event = field(default_factory=asyncio.Event)
 
     def all(self) -> None:
         """Wake every loop, after a change from outside the partition's loops."""

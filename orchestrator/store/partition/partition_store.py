@@ -252,7 +252,7 @@ class PartitionStore(Fenced):
         return await self._fetch_these(_planned(kind), termination_ids)
 
     async def ready_to_terminate(
-        self, now: datetime, limit: int, *, capture_wait_s: float, captures_in_wait: int
+        self, now: datetime, limit: int, *, capture_wait_s: float, captured_in_time: int | None
     ) -> tuple[list[Termination], datetime | None]:
         wait = timedelta(seconds=capture_wait_s)
         ready = await self._fetch(
@@ -262,9 +262,9 @@ class PartitionStore(Fenced):
             return ready, None
         async with self._database.read() as connection:
             (row,) = await legible(connection, _NEXT_CALL_AT, self.in_partition | {"before": now})
-        if row["waiting"] > captures_in_wait:
+        if captured_in_time is not None and row["waiting"] > captured_in_time:
             behind = await self._fetch(
-                _WAITING_FOR_CAPTURE, before=now, skip=captures_in_wait, limit=limit
+                _WAITING_FOR_CAPTURE, before=now, skip=captured_in_time, limit=limit
             )
             if behind:
                 return behind, None
@@ -381,7 +381,7 @@ class PartitionStore(Fenced):
                 _CLOSE_ATTEMPT,
                 {"this": before.id} | {f"its_{k}": v for k, v in asdict(answer).items()},
             )
-            await turns.called(transaction, before, decision.after)
+            await turns.called(transaction, before, decision.after, answer.at)
 
         await self._write(work, terminations.c.id == before.id)
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, bindparam, cast, func, select, update
+from sqlalchemy import BigInteger, bindparam, case, cast, func, select, update
 
 from orchestrator.domain.decisions.decision import BEFORE_EFFECT
 from orchestrator.domain.model.lifecycle import State
@@ -31,7 +31,7 @@ from orchestrator.store.schema import (
     partitions,
     terminations,
 )
-from orchestrator.store.sql import greatest
+from orchestrator.store.sql import NOW, greatest
 from orchestrator.store.terminations.set_aside import READ_BY_LOOPS
 
 if TYPE_CHECKING:
@@ -138,15 +138,41 @@ async def _current_turn(transaction: Transaction, partition: str) -> int:
     return int(turn or 0)
 
 
-async def called(transaction: Transaction, before: Termination, after: Termination) -> None:
-    """Advance the current turn to that of a job whose call is over, never back."""
+_ITS_TURN = select(_T.turn).where(_T.id == bindparam("this")).scalar_subquery()
+_LOWEST_TURN = (
+    select(func.min(_T.turn))
+    .where(
+        _T.partition == bindparam("its_partition"),
+        _T.priority.is_(False),
+        _T.terminate_after.is_not(None),
+        _T.terminate_after <= NOW,
+        READ_BY_LOOPS,
+    )
+    .scalar_subquery()
+)
+# A job may be called before others that wait for their captures: their turn is not over.
+_ADVANCE_TURN = (
+    update(partitions)
+    .where(partitions.c.name == bindparam("its_partition"))
+    .values(
+        turn=greatest(
+            partitions.c.turn, case((_LOWEST_TURN < _ITS_TURN, _LOWEST_TURN), else_=_ITS_TURN)
+        )
+    )
+)
+
+
+async def called(
+    transaction: Transaction, before: Termination, after: Termination, at: datetime
+) -> None:
+    """Advance the current turn to that of a job whose call is over, never back.
+
+    It advances no further than to the lowest turn of a job that may be called at ``at``.
+    """
     if before.schedule.priority or after.state in BEFORE_EFFECT:
         return
-    its_turn = select(_T.turn).where(_T.id == before.id).scalar_subquery()
     await transaction.execute(
-        update(partitions)
-        .where(partitions.c.name == before.partition)
-        .values(turn=greatest(partitions.c.turn, its_turn))
+        _ADVANCE_TURN, {"this": before.id, "its_partition": before.partition, "now": at}
     )
 
 

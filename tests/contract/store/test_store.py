@@ -78,7 +78,9 @@ async def test_a_termination_is_read_as_it_was_written(
         job_end_time="E1",
     )
     await store.apply([(before, Decision(after=full))], NOW)
-    (after,), _ = await store.ready_to_terminate(later(2), 10, capture_wait_s=0, captures_in_wait=0)
+    (after,), _ = await store.ready_to_terminate(
+        later(2), 10, capture_wait_s=0, captured_in_time=None
+    )
     assert after == full
 
 
@@ -165,7 +167,7 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
     for row in await due_for_batch_poll(store, 10):
         after = with_fields(row, terminate_after=NOW, priority=row.job_id == "job-3")
         await store.apply([(row, Decision(after=after))], NOW)
-    ready, _ = await store.ready_to_terminate(NOW, 10, capture_wait_s=0, captures_in_wait=0)
+    ready, _ = await store.ready_to_terminate(NOW, 10, capture_wait_s=0, captured_in_time=None)
     assert [t.job_id for t in ready] == ["job-3", "job-1", "job-2"]
     record = await records.termination(ready[-1].id)
     assert record is not None
@@ -234,7 +236,7 @@ async def test_the_next_terminations_are_found_without_sorting_all(
     for kind in KINDS:
         await store.planned(ids, kind)
     await store.draining(ids)
-    ready, _ = await store.ready_to_terminate(NOW, 1, capture_wait_s=0, captures_in_wait=0)
+    ready, _ = await store.ready_to_terminate(NOW, 1, capture_wait_s=0, captured_in_time=None)
     assert len(ready) == 1
     to_capture, _ = await store.instances.to_read(NOW, 10)
     assert len(to_capture) == 10

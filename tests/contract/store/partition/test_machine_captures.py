@@ -164,7 +164,7 @@ async def test_a_call_waits_for_its_capture_no_longer_than_it_may(
 
     async def ready(at: float) -> tuple[list[str], datetime | None]:
         rows, next_at = await store.ready_to_terminate(
-            later(at), 10, capture_wait_s=10, captures_in_wait=1
+            later(at), 10, capture_wait_s=10, captured_in_time=1
         )
         return [row.id for row in rows], next_at
 
@@ -190,9 +190,9 @@ async def test_a_call_waits_for_no_capture_that_cannot_be_made_in_time(
             database, each, run=1, terminate_after=later(at), job_state=JobState.RUNNING
         )
 
-    async def ready(captures_in_wait: int) -> tuple[list[str], datetime | None]:
+    async def ready(captured_in_time: int) -> tuple[list[str], datetime | None]:
         found, next_at = await store.ready_to_terminate(
-            NOW, 10, capture_wait_s=10, captures_in_wait=captures_in_wait
+            NOW, 10, capture_wait_s=10, captured_in_time=captured_in_time
         )
         return [row.id for row in found], next_at
 

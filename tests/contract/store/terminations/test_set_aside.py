@@ -91,7 +91,7 @@ def unreadable(error: str) -> str:
 async def found(store: PartitionStore) -> set[str]:
     """Return the jobs that the reads of all loops find."""
     now = later(4000)
-    called, _ = await store.ready_to_terminate(now, 100, capture_wait_s=0, captures_in_wait=0)
+    called, _ = await store.ready_to_terminate(now, 100, capture_wait_s=0, captured_in_time=None)
     planned = await store.next_polls(now, 100, *PLANNED)
     for kind, polls in (await store.planned_polls(now, 100, *KINDS)).items():
         planned[kind] = await store.planned([poll.termination_id for poll in polls], kind)

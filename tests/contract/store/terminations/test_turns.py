@@ -71,13 +71,17 @@ class Queue:
         await self.submit(name, jobs, **asked)
         await self.poll()
 
-    async def next(self) -> Termination | None:
-        ready, _ = await self.store.ready_to_terminate(AT, 1, capture_wait_s=0, captures_in_wait=0)
+    async def next(
+        self, capture_wait_s: float = 0, captured_in_time: int | None = None
+    ) -> Termination | None:
+        ready, _ = await self.store.ready_to_terminate(
+            AT, 1, capture_wait_s=capture_wait_s, captured_in_time=captured_in_time
+        )
         return ready[0] if ready else None
 
-    async def call(self, refusal: CloudError | None = None) -> str | None:
+    async def call(self, refusal: CloudError | None = None, **waits: Any) -> str | None:
         """Make the next call; return its job."""
-        before = await self.next()
+        before = await self.next(**waits)
         if before is None:
             return None
         attempt = NewAttempt(action="TerminateJob", target=before.job_id, sent_at=AT)
@@ -126,6 +130,13 @@ async def test_a_single_cancel_behind_many_is_called_next(queue: Queue) -> None:
     await queue.queued("B", 1)
     assert (await queue.record("B-1")).ahead == 0
     assert await queue.call() == "B-1"
+
+
+async def test_a_call_before_jobs_that_wait_for_their_captures_ends_no_turn(queue: Queue) -> None:
+    await queue.queued("A", 100)
+    assert await queue.call(capture_wait_s=100, captured_in_time=60) == "A-61"
+    await queue.queued("B", 1)
+    assert await queue.call_all(at_most=2) == ["A-1", "B-1"]
 
 
 @pytest.mark.parametrize("names", ["ABC", "CBA", "BCA", "ACB"])

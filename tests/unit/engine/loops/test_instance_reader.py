@@ -95,7 +95,7 @@ async def test_an_idle_permit_goes_to_a_job_that_cannot_be_captured_in_time(
     database: Database,
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE | {SUBMIT_INFO: 1}, capture=POLICY)
-    in_time = int(POLICY.before_max_s)
+    in_time = 1 + int(POLICY.before_max_s)
     jobs = job_ids(in_time + 2)
     await store_terminable(world, *jobs)
     assert await world.dispatch() == 0
@@ -106,6 +106,23 @@ async def test_an_idle_permit_goes_to_a_job_that_cannot_be_captured_in_time(
         await world.capture()
     await world.dispatch()
     assert world.called("TerminateJob") == [*jobs[in_time:], jobs[0]]
+
+
+async def test_no_job_overtakes_where_captures_are_as_fast_as_calls(database: Database) -> None:
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await store_terminable(world, *job_ids(100))
+    assert await world.dispatch() > 0
+    assert world.called("TerminateJob") == []
+
+
+async def test_a_single_job_waits_for_its_capture_however_slow_captures_are(
+    database: Database,
+) -> None:
+    policy = replace(POLICY, before_max_s=0.4)
+    world = PartitionWorld(database, quotas=AMPLE | {SUBMIT_INFO: 1}, capture=policy)
+    await store_terminable(world, JOB)
+    assert await world.dispatch() == pytest.approx(0.4, abs=0.1)
+    assert world.called("TerminateJob") == []
 
 
 async def test_a_large_job_is_called_meanwhile(world: PartitionWorld) -> None:

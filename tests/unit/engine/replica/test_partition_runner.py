@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.engine.replica import partition_runner
 from orchestrator.engine.replica.lease_manager import LeaseManager
@@ -80,6 +81,30 @@ async def test_each_loop_has_a_kind_of_its_own(database: Database) -> None:
     _, runner = await at_work(database)
     kinds = [LeaseManager.kind, *(loop.kind for loop in runner.loops)]
     assert sorted(kinds) == sorted(LoopKind)
+
+
+async def test_woken_it_wakes_every_loop(database: Database) -> None:
+    _, runner = await at_work(database)
+    for loop in runner.loops:
+        loop.wake.clear()
+    runner.wake()
+    assert [loop.name for loop in runner.loops if not loop.wake.is_set()] == []
+
+
+async def test_trouble_is_work_until_its_end_is_stored(database: Database) -> None:
+    world, runner = await at_work(database)
+    limiter = world.partition.limiters["TerminateJob"]
+
+    def at_rest() -> bool:
+        runner.update_work(has_work=False, times_woken=runner.times_woken)
+        return not runner.has_work
+
+    assert at_rest()
+    error = CloudError(CloudErrorKind.CREDENTIAL, "AuthFailure.SecretIdNotFound", "unknown")
+    await world.partition.record_result(error, limiter)
+    assert not at_rest()
+    await world.partition.record_result(None, limiter)
+    assert at_rest()
 
 
 async def test_stopped_before_it_began_it_does_nothing(database: Database) -> None:
