@@ -34,7 +34,7 @@ MUST_FIRE = (
     *("database away", "commit fails", "commit is reported as failed"),
     *("client got 503", "client was not answered", "client was answered again"),
     *("asked again for the same jobs", "a partition passed on", "a stale write was refused"),
-    *("row planted", "row set aside", "row repaired"),
+    *("row planted", "row set aside", "row repaired", "asked after a time without work"),
     *(
         "a call was held back",
         "attempt: outcome_unknown",

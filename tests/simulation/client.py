@@ -80,9 +80,12 @@ class Client:
         unknown = [f"job-none{number:04}"] if self._random.random() < 0.3 else []
         return (*ids, *unknown)
 
-    async def ask(self) -> None:
-        """Submit operations to whichever replica answers, until each is acknowledged."""
-        for number in range(OPERATIONS):
+    async def ask(self, first: int = 0) -> None:
+        """Submit operations to whichever replica answers, until each is acknowledged.
+
+        They are numbered from ``first`` on.
+        """
+        for number in range(first, first + OPERATIONS):
             await asyncio.sleep(self._random.uniform(0.0, 1.5))
             region = self._random.choice(REGIONS)
             jobs = self._jobs(region, number)

@@ -33,7 +33,7 @@ from orchestrator.store.database.migrations import upgrade
 from orchestrator.store.database.transaction import Transaction
 from orchestrator.store.terminations import set_aside
 from tests.simulation.checkers import Checkers, watch
-from tests.simulation.client import Client
+from tests.simulation.client import OPERATIONS, Client
 from tests.simulation.clock import START, MachineClock
 from tests.simulation.faults import FaultInjection
 from tests.simulation.network import REGIONS, Network, NetworkFaults, Wire
@@ -59,6 +59,9 @@ GIVE_UP_AFTER_S: Final = 600.0
 ENDS_WITHIN_S: Final = 60.0
 """Time after the faults: for a postponed poll, a repeated call, and the settle window."""
 SOON_S: Final = 2.0
+ASKED_LATER_SHARE: Final = 0.2
+WITHOUT_WORK_S: Final = (0.5, 6.0)
+"""Time without work, of which partitions know after a step of the lease manager."""
 
 
 HASTY: Final[dict[str, Any]] = {
@@ -279,16 +282,23 @@ class SimulatedWorld:
             self.end_faults()
         self.loop.note("all is well")
         await repair(self)
+        if self.random.random() < ASKED_LATER_SHARE and await self._all_end(ENDS_WITHIN_S):
+            await self._ask_later()
         await self.end()
+
+    async def _ask_later(self) -> None:
+        """Ask again after a time without work, in which the loops of all partitions wait."""
+        await asyncio.sleep(self.random.uniform(*WITHOUT_WORK_S))
+        self.fired["asked after a time without work"] += 1
+        self.planted = None
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.client.ask(first=OPERATIONS))
+            group.create_task(plant(self))
+        await repair(self)
 
     async def end(self, within_s: float = ENDS_WITHIN_S) -> None:
         """Check that all work ends in bounded time, and that all replicas stop."""
-        ends_at = self.loop.time() + within_s
-        while not (self.checkers.all_ended() and self.checkers.all_revivals_recorded()):
-            if self.loop.time() > ends_at:
-                self.checkers.violated("liveness", self.checkers.unfinished())
-                break
-            await asyncio.sleep(0.25)
+        await self._all_end(within_s)
         await self._certify()
         self.checkers.check_end()
         for life in self.lives.values():
@@ -297,6 +307,16 @@ class SimulatedWorld:
         _, late = await asyncio.wait(tasks, timeout=15.0)
         if late:
             self.checkers.violated("stop", f"{len(late)} replicas did not stop")
+
+    async def _all_end(self, within_s: float) -> bool:
+        """Return whether all work ends within this time, and note a violation if it does not."""
+        ends_at = self.loop.time() + within_s
+        while not (self.checkers.all_ended() and self.checkers.all_revivals_recorded()):
+            if self.loop.time() > ends_at:
+                self.checkers.violated("liveness", self.checkers.unfinished())
+                return False
+            await asyncio.sleep(0.25)
+        return True
 
     async def _certify(self) -> None:
         """Check that the certificates verify."""
