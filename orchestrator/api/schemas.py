@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.forecasting.forecast import Forecast
     from orchestrator.domain.model.termination import Termination
     from orchestrator.domain.pacing.quota import Rate
-    from orchestrator.domain.progress.verified_forecast import Verification
+    from orchestrator.domain.progress.verified_forecast import VerifiedForecast
     from orchestrator.services.inspection import InspectedOperation, InspectedTermination
     from orchestrator.services.ports import (
         AttemptRecord,
@@ -356,7 +356,7 @@ def _age_s(at: datetime | None, now: datetime) -> float | None:
     return None if age_s is None else round(age_s, 3)
 
 
-def _forecast(forecast: Forecast | None, verified: Verification) -> dict[str, object]:
+def _forecast(forecast: Forecast | None, verified: VerifiedForecast) -> dict[str, object]:
     """Format a forecast; each member is null if it is not known."""
     return {
         "eta": _span(forecast.p50_at, forecast.p90_at) if forecast else None,

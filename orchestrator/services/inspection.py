@@ -9,7 +9,7 @@ from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.progress import termination_forecast, verified_forecast
 from orchestrator.domain.progress.operation_forecast import forecast
-from orchestrator.domain.progress.verified_forecast import Verification
+from orchestrator.domain.progress.verified_forecast import VerifiedForecast
 from orchestrator.services.explanation.explain import explain
 from orchestrator.services.explanation.values import UNEXPLAINED, ExplanationContext
 
@@ -47,7 +47,7 @@ class InspectedOperation:
     record: OperationRecord
     rate: Rate | None
     stopped: Forecast | None
-    verified: Verification
+    verified: VerifiedForecast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class InspectedTermination:
     now: datetime
     explanation: Explanation
     stopped: Forecast | None
-    verified: Verification
+    verified: VerifiedForecast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ class Inspection:
         )
         inspected = []
         for record in records:
-            stopped, verified = None, Verification()
+            stopped, verified = None, VerifiedForecast()
             if record.id in progress:
                 with self.best_effort("the forecast of an operation"):
                     now = self.now()
@@ -153,7 +153,7 @@ class Inspection:
         self, record: TerminationRecord, places: Places | None, past_durations: Durations | None
     ) -> InspectedTermination:
         termination, now = record.termination, self.now()
-        explanation, stopped, verified = UNEXPLAINED, None, Verification()
+        explanation, stopped, verified = UNEXPLAINED, None, VerifiedForecast()
         rate = self.partitions.rate(termination.partition, record.allowed_per_s)
         if rate is not None or places is not None:
             with self.best_effort("the explanation of a termination"):
@@ -165,7 +165,9 @@ class Inspection:
                     trouble=record.trouble,
                     capture_wait_s=self.capture_wait_s,
                     configured=rate is not None or place not in (places or ()),
-                    elsewhere=self.partitions.other_replica(termination.partition, record.holder),
+                    other_replica=self.partitions.other_replica(
+                        termination.partition, record.holder
+                    ),
                 )
                 explanation = explain(termination, context)
         with self.best_effort("the forecast of a termination"):

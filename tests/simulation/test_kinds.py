@@ -17,7 +17,7 @@ from orchestrator.domain.decisions import (
     evidence,
     settling,
 )
-from orchestrator.domain.decisions.decision import overdue
+from orchestrator.domain.decisions.decision import past_deadline
 from orchestrator.domain.model.machine import NO_MACHINES
 from orchestrator.domain.model.unconfirmed import Unconfirmed
 from tests.simulation import kinds
@@ -185,7 +185,7 @@ def _forgets_machines(updated: Termination, now: datetime, policy: Policy) -> De
 
 
 def _is_impatient(termination: Termination, now: datetime) -> bool:
-    return overdue(termination, now + timedelta(seconds=kinds.GIVE_UP_AFTER_S / 2))
+    return past_deadline(termination, now + timedelta(seconds=kinds.GIVE_UP_AFTER_S / 2))
 
 
 ON_STILL_STOPPED: Final = settling.verify_or_read_again
@@ -249,7 +249,7 @@ BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
         "known",
     ),
     "a job is given up early": (
-        (decide, "overdue", _is_impatient),
+        (decide, "past_deadline", _is_impatient),
         "drains beyond its deadline: nodes",
         "early",
     ),

@@ -16,7 +16,7 @@ from orchestrator.domain.decisions.decision import (
     apply_event,
     given_up,
     on_acknowledged,
-    overdue,
+    past_deadline,
     schedule_poll,
     with_unknown_outcome,
 )
@@ -26,11 +26,11 @@ from orchestrator.domain.decisions.settling import on_job_settling
 from orchestrator.domain.model.batch_job import JobSeen, JobSubmitted
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.observation import (
+    BatchReadFailed,
     CallAcknowledged,
     CallFailed,
     CallInterrupted,
     CallStarted,
-    JobsRefused,
     JobUnlisted,
     ReadFailed,
     Withdrawn,
@@ -76,7 +76,7 @@ def on_read(termination: Termination, seen: Read, now: datetime, policy: Policy)
             return on_submit_info(termination, seen, now, policy)
         case JobUnlisted():
             return on_missing(termination, DESCRIBE_JOBS, now, policy)
-        case JobsRefused():
+        case BatchReadFailed():
             return Decision(after=schedule_poll(termination, PollKind.SINGLE, now))
         case ReadFailed(error):
             return on_read_failed(termination, error, now, policy)
@@ -95,7 +95,7 @@ def on_job(termination: Termination, seen: JobSeen, now: datetime, policy: Polic
             decision = on_job_settling(termination, seen, now, policy)
         case _:
             return Decision(after=termination)
-    if decision.event is None and overdue(termination, now):
+    if decision.event is None and past_deadline(termination, now):
         if seen.instances is None and termination.schedule.poll_kind is not PollKind.SINGLE:
             # Do not report live instances without fresh counters: read the job once more.
             return Decision(after=schedule_poll(decision.after, PollKind.SINGLE, now))

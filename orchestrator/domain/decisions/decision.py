@@ -179,7 +179,7 @@ def to_be_counted(
     return retry_poll(uncounted, now, policy)
 
 
-def overdue(termination: Termination, now: datetime) -> bool:
+def past_deadline(termination: Termination, now: datetime) -> bool:
     """Return whether the deadline has passed.
 
     A job that was observed stopped has ``give_up_after_s`` once more after its settle window.

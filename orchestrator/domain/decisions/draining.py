@@ -11,7 +11,7 @@ from orchestrator.domain.decisions.decision import (
     Decision,
     after_successful_read,
     apply_event,
-    overdue,
+    past_deadline,
     schedule_poll,
     start_new_run,
     to_be_counted,
@@ -166,7 +166,7 @@ def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy)
         or updated.schedule.terminate_after is not None
     ):
         return decision
-    if overdue(updated, now):
+    if past_deadline(updated, now):
         return decision
     finished = updated.job.finished
     not_terminating = not finished and seen.not_terminating

@@ -12,7 +12,7 @@ from orchestrator.domain.decisions.decision import (
     Decision,
     apply_event,
     given_up,
-    overdue,
+    past_deadline,
     problem_of,
     retry_poll,
     schedule_poll,
@@ -47,7 +47,7 @@ def on_read_failed(
         return on_missing(updated, DESCRIBE_JOB, now, policy)
     if denied and termination.state in BEFORE_EFFECT:
         return _on_denied(updated, error, now, policy)
-    late = overdue(termination, now) or _unread_too_long(termination, now)
+    late = past_deadline(termination, now) or _unread_too_long(termination, now)
     # CLOCK_SKEW concerns the clock of the signature, not the job: it must not end a termination.
     if late and error.kind is not CloudErrorKind.CLOCK_SKEW:
         updated = unconfirmed_ends.unreadable(updated, error.kind, now)

@@ -18,7 +18,7 @@ from orchestrator.domain.decisions.decision import (
     after_successful_read,
     apply_event,
     given_up,
-    overdue,
+    past_deadline,
     schedule_poll,
     start_new_run,
     to_be_counted,
@@ -128,7 +128,7 @@ def verify_or_read_again(termination: Termination, now: datetime, policy: Policy
     proven = evidence.MACHINES_GONE if gone else evidence.NO_INSTANCE_LIVE
     updated = replace(termination, evidence=proven)
     settle_until, machines = updated.schedule.settle_until or now, updated.machines
-    late = overdue(updated, now)
+    late = past_deadline(updated, now)
     if late and machines.up:
         return _machines_stay(updated, now)
     counted_at = updated.drain.counted_at
@@ -186,7 +186,7 @@ def on_record_deleted(termination: Termination, now: datetime, policy: Policy) -
     The cloud deletes only records of jobs that have finished, their instances included, so only the
     machines can still be read.
     """
-    late = overdue(termination, now)
+    late = past_deadline(termination, now)
     if late and termination.machines.up:
         return _machines_stay(termination, now)
     if termination.machines.remaining and not late:

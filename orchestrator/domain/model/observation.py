@@ -50,7 +50,7 @@ class JobUnlisted:
 
 
 @dataclass(frozen=True, slots=True)
-class JobsRefused:
+class BatchReadFailed:
     """DescribeJobs was refused or failed because of the job or of others in the same request."""
 
 
@@ -59,6 +59,6 @@ class Withdrawn:
     """The requester withdrew the termination."""
 
 
-Read = JobSeen | JobSubmitted | JobUnlisted | JobsRefused | ReadFailed
+Read = JobSeen | JobSubmitted | JobUnlisted | BatchReadFailed | ReadFailed
 """Result of a read of the job."""
 Observation = Read | CallStarted | CallAcknowledged | CallFailed | CallInterrupted | Withdrawn

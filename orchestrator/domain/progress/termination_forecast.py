@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain.decisions.decision import overdue
+from orchestrator.domain.decisions.decision import past_deadline
 from orchestrator.domain.forecasting.drain_history import begin, observe
 from orchestrator.domain.forecasting.forecast import of_drain, of_queued, stalled
 from orchestrator.domain.model.lifecycle import State
@@ -101,4 +101,4 @@ def nobody_knows(termination: Termination, now: datetime) -> bool:
     ``store.records.operation_progress`` counts jobs by the same rule.
     """
     unread = termination.unconfirmed is not None or termination.schedule.failures >= FAILURES_MAX
-    return unread or overdue(termination, now)
+    return unread or past_deadline(termination, now)

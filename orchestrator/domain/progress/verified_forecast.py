@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
+class VerifiedForecast:
     """End of the settle windows that run now, and the time at which everything is verified.
 
     ``p50_at`` and ``p90_at``: verified by then with 50 % and 90 % probability; None if no forecast
@@ -35,32 +35,32 @@ class Verification:
 
 def of_termination(
     termination: Termination, forecast: Forecast | None, now: datetime
-) -> Verification:
+) -> VerifiedForecast:
     """Return when a termination is verified; ``forecast``: when its instances have stopped."""
     settling = termination.state is State.SETTLING
     until = termination.schedule.settle_until if settling else None
     return _verification(until, None if settling else termination.request.settle_s, forecast, now)
 
 
-def of_operation(progress: Progress, forecast: Forecast, now: datetime) -> Verification:
+def of_operation(progress: Progress, forecast: Forecast, now: datetime) -> VerifiedForecast:
     """Return when an operation is verified; ``forecast``: when all its instances have stopped."""
     return _verification(progress.settle_until, progress.settle_s, forecast, now)
 
 
 def _verification(
     settle_until: datetime | None, settle_s: float | None, forecast: Forecast | None, now: datetime
-) -> Verification:
+) -> VerifiedForecast:
     """Return the verification time.
 
     ``settle_s``: the longest settle window of what has not stopped yet; None if all has stopped.
     """
     until = settle_until if settle_until and settle_until > now else None
     if settle_s is None:
-        return Verification(settle_until=until, p50_at=until, p90_at=until)
+        return VerifiedForecast(settle_until=until, p50_at=until, p90_at=until)
     if forecast is None or forecast.p50_at is None or forecast.p90_at is None:
-        return Verification(settle_until=until)
+        return VerifiedForecast(settle_until=until)
     p50_at, p90_at = (
         max(at + timedelta(seconds=settle_s), until or at)
         for at in (forecast.p50_at, forecast.p90_at)
     )
-    return Verification(settle_until=until, p50_at=p50_at, p90_at=p90_at)
+    return VerifiedForecast(settle_until=until, p50_at=p50_at, p90_at=p90_at)

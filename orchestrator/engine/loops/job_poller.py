@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.domain.errors import CloudError
 from orchestrator.domain.model.lifecycle import PENDING_STATES, SENT_STATES
-from orchestrator.domain.model.observation import JobsRefused, JobUnlisted
+from orchestrator.domain.model.observation import BatchReadFailed, JobUnlisted
 from orchestrator.domain.model.termination import PollFilter, PollKind
 from orchestrator.domain.pacing.polling import batch_due_at
 from orchestrator.engine.paced_calls import JOBS_PER_CALL, DescribeJobsCalls
@@ -105,7 +105,7 @@ class JobPoller:
                     await partition.store.postpone([row.id for row in rows], until)
                 case Blame.BLAMED:
                     await partition.together(
-                        [(row, JobsRefused()) for row in rows], partition.apply_observations
+                        [(row, BatchReadFailed()) for row in rows], partition.apply_observations
                     )
             return self._calls.pause_s()
         self._suspects.worked(rows, turn)

@@ -57,8 +57,11 @@ def explain(termination: Termination, context: ExplanationContext) -> Explanatio
     if context.trouble is None:
         return explanation
     source, place = "", ""
-    if context.elsewhere is not None:
-        source, place = f" of replica {context.elsewhere}", f"at replica {context.elsewhere}: "
+    if context.other_replica is not None:
+        source, place = (
+            f" of replica {context.other_replica}",
+            f"at replica {context.other_replica}: ",
+        )
     trouble = f"cloud API calls{source} fail ({context.trouble.code}: {context.trouble.message})"
     advice = f"; {place}{context.trouble.advice}" if context.trouble.advice else ""
     return replace(

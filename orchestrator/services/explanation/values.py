@@ -43,7 +43,7 @@ class ExplanationContext:
     ``trouble``: why the API calls of the partition fail now.
     ``capture_wait_s``: how long TerminateJob waits for the capture of the job's machines.
     ``configured``: whether any replica is configured for the partition.
-    ``elsewhere``: the other replica that drives the partition, if one does.
+    ``other_replica``: the other replica that drives the partition, if one does.
     """
 
     now: datetime
@@ -52,4 +52,4 @@ class ExplanationContext:
     trouble: ErrorDetail | None
     capture_wait_s: float
     configured: bool = True
-    elsewhere: str | None = None
+    other_replica: str | None = None

@@ -142,12 +142,12 @@ class Database:
                 raise StoreUnavailable(f"the database cannot be read: {why}") from error
 
     async def write(
-        self, work: Callable[[Transaction], Awaitable[T]], *, locks_from: str = ""
+        self, work: Callable[[Transaction], Awaitable[T]], *, lock_order: str = ""
     ) -> T:
         """Run ``work`` in a transaction that other writes may share; return once committed.
 
         ``work`` runs again if another write of its transaction failed, or if it conflicted with
-        another replica. Writes that share a transaction run in the order of ``locks_from``, so that
+        another replica. Writes that share a transaction run in the order of ``lock_order``, so that
         all replicas lock rows in the same order. If the caller is cancelled, the write is made
         anyway. Raises what ``work`` raises, and StoreUnavailable when the database cannot be
         written: its subclass RowsLocked if another session keeps the rows that ``work`` writes
@@ -157,7 +157,7 @@ class Database:
             raise StoreUnavailable(_CLOSED)
         loop = asyncio.get_running_loop()
         request: _WriteRequest[T] = _WriteRequest(
-            work, loop.create_future(), locks_from, loop.time() + CONTENDED_MAX_S
+            work, loop.create_future(), lock_order, loop.time() + CONTENDED_MAX_S
         )
         self._queue.put_nowait(request)
         return await request.result
@@ -185,7 +185,7 @@ class Database:
             self._group = [await self._queue.get()]
             while len(self._group) < GROUP_MAX and not self._queue.empty():
                 self._group.append(self._queue.get_nowait())
-            self._group.sort(key=lambda request: request.locks_from)
+            self._group.sort(key=lambda request: request.lock_order)
             await self._commit(self._group)
 
     async def _commit(self, group: list[_WriteRequest[Any]]) -> None:
@@ -302,7 +302,7 @@ class _WriteRequest(Generic[T]):
 
     work: Callable[[Transaction], Awaitable[T]]
     result: asyncio.Future[T]
-    locks_from: str
+    lock_order: str
     retry_until: float
     """End of its retries after conflicts, by the event loop's clock."""
     conflicts: int = 0

@@ -92,7 +92,7 @@ class SqlRecords:
         first = f"{operation.account} {operation.region} {min(operation.job_ids)}"
         return await self._database.write(
             lambda transaction: submission.create(transaction, operation, termination_ids),
-            locks_from=first,
+            lock_order=first,
         )
 
     async def live(self) -> dict[str, LiveTerminations]:

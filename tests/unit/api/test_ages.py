@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.api.schemas import listed_termination
-from orchestrator.domain.progress.verified_forecast import Verification
+from orchestrator.domain.progress.verified_forecast import VerifiedForecast
 from orchestrator.services.explanation.values import UNEXPLAINED
 from orchestrator.services.inspection import InspectedTermination
 from orchestrator.services.ports import TerminationRecord
@@ -30,6 +30,6 @@ def test_no_observation_is_younger_than_now(now_s: float, age_s: float | None) -
         now=later(now_s),
         explanation=UNEXPLAINED,
         stopped=None,
-        verified=Verification(),
+        verified=VerifiedForecast(),
     )
     assert listed_termination(inspected)["age_s"] == age_s

@@ -654,7 +654,7 @@ def test_a_failing_cloud_is_reported_with_what_to_do(state: State) -> None:
 def test_a_failure_of_another_replica_names_it(state: State) -> None:
     """The advice is about that replica's machine and configuration, not this one's."""
     usual = explained(state)
-    troubled = explained(state, trouble=TROUBLE, elsewhere="host-7")
+    troubled = explained(state, trouble=TROUBLE, other_replica="host-7")
     assert troubled.waiting_for == (
         f"{usual.waiting_for}; cloud API calls of replica host-7 fail (Client.Timeout: no answer)"
     )

@@ -257,7 +257,7 @@ async def test_writes_that_share_a_transaction_lock_in_one_order(
 
     async with replicas(postgresql_url, 1) as (database,):
         names = ["c", "a", "", "b"]
-        await asyncio.gather(*(database.write(work(name), locks_from=name) for name in names))
+        await asyncio.gather(*(database.write(work(name), lock_order=name) for name in names))
     assert ran == sorted(names)
 
 

@@ -13,11 +13,11 @@ from orchestrator.domain.errors import NOT_EXECUTED, CloudError, CloudErrorKind,
 from orchestrator.domain.model.batch_job import InstanceCounters, JobSeen, JobState
 from orchestrator.domain.model.lifecycle import LIVE_STATES, TRANSITIONS, Event, State
 from orchestrator.domain.model.observation import (
+    BatchReadFailed,
     CallAcknowledged,
     CallFailed,
     CallInterrupted,
     CallStarted,
-    JobsRefused,
     JobUnlisted,
     Observation,
     ReadFailed,
@@ -419,7 +419,7 @@ def test_a_poll_does_not_shorten_the_wait_of_a_job_that_may_be_called_later() ->
 
 
 def test_a_job_for_which_describe_jobs_was_refused_is_read_by_itself() -> None:
-    decision = decide(termination(), JobsRefused(), NOW, POLICY)
+    decision = decide(termination(), BatchReadFailed(), NOW, POLICY)
     assert decision.event is None
     assert (decision.after.schedule.poll_kind, decision.after.schedule.next_poll_at) == (
         PollKind.SINGLE,

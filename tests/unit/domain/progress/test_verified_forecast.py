@@ -9,7 +9,7 @@ import pytest
 from orchestrator.domain.forecasting.forecast import Forecast
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.progress.verified_forecast import (
-    Verification,
+    VerifiedForecast,
     of_operation,
     of_termination,
 )
@@ -19,9 +19,9 @@ from tests.unit.domain.drains import own, progress
 NOTHING = Forecast(made_at=NOW)
 
 
-def verification(until: float | None, p50: float | None, p90: float | None) -> Verification:
+def verification(until: float | None, p50: float | None, p90: float | None) -> VerifiedForecast:
     known = (None if seconds is None else later(seconds) for seconds in (until, p50, p90))
-    return Verification(**dict(zip(("settle_until", "p50_at", "p90_at"), known, strict=True)))
+    return VerifiedForecast(**dict(zip(("settle_until", "p50_at", "p90_at"), known, strict=True)))
 
 
 @pytest.mark.parametrize(
