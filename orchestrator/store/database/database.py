@@ -137,7 +137,9 @@ class Database:
                     yield connection
                 self._reads.record_result(None)
             except (DBAPIError, OSError) as error:
-                why = self.dialect.why_unavailable(error) or str(getattr(error, "orig", error))
+                why = self.dialect.why_unavailable(error)
+                if why is None:  # the statement is faulty
+                    raise
                 self._reads.record_result(why)
                 raise StoreUnavailable(f"the database cannot be read: {why}") from error
 

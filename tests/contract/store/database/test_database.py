@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import insert, text
+from sqlalchemy.exc import OperationalError
 
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.store.database import database as module
@@ -431,6 +432,15 @@ async def test_a_statement_that_is_wrong_is_a_fault_of_its_own(
     assert logged(caplog) == []
 
 
+async def test_a_wrong_read_is_no_outage(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(OperationalError, match="no such column: nonsense"):
+        async with database.read() as connection:
+            await connection.execute(text("SELECT nonsense"))
+    assert logged(caplog) == []
+
+
 async def test_a_write_whose_caller_was_cancelled_is_written(database: Database) -> None:
     (gone,) = await under_way(database, "gone")
     gone.cancel()
@@ -579,7 +589,7 @@ async def test_an_intermittent_outage_is_logged_once(
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
             async with database.read() as connection:
-                await connection.execute(text("SELECT nonsense"))
+                await connection.execute(text("SELECT 1 FROM nonsense"))
         await noted(database)
     assert [level for level, _ in logged(caplog)] == ["ERROR"]
 
