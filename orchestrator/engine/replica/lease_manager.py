@@ -184,14 +184,18 @@ class LeaseManager:
     async def _update_work(self) -> None:
         """Have the loops of partitions with work run, and those of the others wait.
 
-        One query finds the work of all partitions; notifications of new work only come earlier. A
-        partition of which nothing is known may have work.
+        One query finds the work of all partitions; notifications of new work only come earlier. If
+        it fails, what is known stays, and a partition of which nothing is known may have work.
         """
         asked = {name: partition.runner.times_woken for name, partition in self.running.items()}
-        with_work: Collection[str] = asked
-        with suppress(StoreUnavailable, TimeoutError):
+        try:
             async with asyncio.timeout(WORK_QUERY_S):
                 with_work = await self._store.with_work(list(asked))
+        except (StoreUnavailable, TimeoutError):
+            for partition in self.running.values():
+                if partition.runner.has_work is None:
+                    partition.runner.wake()
+            return
         for name, partition in self.running.items():
             if name in asked:
                 partition.runner.update_work(has_work=name in with_work, times_woken=asked[name])

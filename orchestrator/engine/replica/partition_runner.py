@@ -50,8 +50,8 @@ class PartitionRunner:
     set_aside: SetAsideRetrier = field(init=False)
     failing: dict[str, Exception] = field(init=False, default_factory=dict)
     """The last error of each loop that fails repeatedly, by the name of the loop."""
-    has_work: bool = field(init=False, default=False)
-    """True if there may be something to do for the loops, now or later."""
+    has_work: bool | None = field(init=False, default=None)
+    """True if there may be something to do for the loops, now or later; None: it is not known."""
     times_woken: int = field(init=False, default=0)
     _begin: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _stop_requested: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -135,7 +135,7 @@ class PartitionRunner:
                             partition.random,
                             self.failing,
                             on_step=self.on_step,
-                            has_work=lambda: self.has_work,
+                            has_work=lambda: self.has_work is not False,
                         )
                     )
                     for loop in self.loops

@@ -911,21 +911,25 @@ async def test_a_notification_counts_for_more_than_an_earlier_answer(cluster: Cl
 
 
 @pytest.mark.parametrize("how", ["fails", "hangs"])
-async def test_what_is_not_known_to_be_without_work_runs(
+async def test_a_query_of_the_work_that_fails_delays_nothing_and_changes_only_what_is_not_known(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """A query that fails or hangs delays no renewal."""
+    async def step_without_answer() -> None:
+        with monkeypatch.context() as impatient:
+            if how == "fails":
+                replica.link.fail("with_work", "before")
+            else:
+                replica.link.hold("with_work", "before")
+                impatient.setattr(engine_leases, "WORK_QUERY_S", 0.01)
+            async with asyncio.timeout(HANG_S):
+                await replica.step()
+
     replica = await cluster.replica("a", TWO, PartitionRunner)
-    with monkeypatch.context() as impatient:
-        if how == "fails":
-            replica.link.fail("with_work", "before")
-        else:
-            replica.link.hold("with_work", "before")
-            impatient.setattr(engine_leases, "WORK_QUERY_S", 0.01)
-        async with asyncio.timeout(HANG_S):
-            await replica.step()
+    await step_without_answer()
     assert [each.has_work for each in replica.loops] == [True, True]
     await replica.step()
+    assert [each.has_work for each in replica.loops] == [False, False]
+    await step_without_answer()
     assert [each.has_work for each in replica.loops] == [False, False]
 
 
