@@ -290,9 +290,10 @@ class Partition:
             self._published = health
 
     @property
-    def is_well(self) -> bool:
-        """True if the stored health shows neither trouble nor a lower rate, and need not change."""
-        return self._published == (None, None) == (self.trouble, self._allowed_per_s())
+    def health_settled(self) -> bool:
+        """True if the stored health is the present one, and only a call could change it."""
+        health = (self._outage, None)
+        return self._published == health == (self.trouble, self._allowed_per_s())
 
     def _allowed_per_s(self) -> float | None:
         """Return the TerminateJob rate that the cloud accepts, rounded to 1 of RATE_STEPS.

@@ -289,12 +289,21 @@ class SimulatedWorld:
     async def _ask_later(self) -> None:
         """Ask again after a time without work, in which the loops of all partitions wait."""
         await asyncio.sleep(self.random.uniform(*WITHOUT_WORK_S))
-        self.fired["asked after a time without work"] += 1
+        self.fired["asked after a time without work"] += self._some_loops_wait_for_work()
         self.planted = None
         async with asyncio.TaskGroup() as group:
             group.create_task(self.client.ask(first=OPERATIONS))
             group.create_task(plant(self))
         await repair(self)
+
+    def _some_loops_wait_for_work(self) -> bool:
+        """Return whether a partition had work before and has none now."""
+        return any(
+            partition.runner.has_work is False and partition.runner.times_woken > 0
+            for life in self.lives.values()
+            if life.made is not None
+            for partition in life.made.leases.running.values()
+        )
 
     async def end(self, within_s: float = ENDS_WITHIN_S) -> None:
         """Check that all work ends in bounded time, and that all replicas stop."""

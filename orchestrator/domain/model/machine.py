@@ -149,8 +149,8 @@ class MachineCounts:
 
     @property
     def remaining(self) -> int:
-        """Number of machines that may still be up; of unreadable ones, those last read as up."""
-        return self.up if self.problem is not None else self.total - self.gone
+        """Number of machines that may still be up, or 0 if the machines cannot be read."""
+        return 0 if self.problem is not None else self.total - self.gone
 
     @property
     def readable(self) -> bool:

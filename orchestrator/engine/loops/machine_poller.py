@@ -30,11 +30,6 @@ APART_BASE_S, APART_MAX_S = 5.0, 120.0
 
 It begins once other machines can be polled.
 """
-UNAUTHORIZED_MAX = 3
-"""Refusals in a row for lack of permission, of one machine alone, after which it is not read again.
-
-They are APART_BASE_S apart at least: a new permission takes some seconds to spread.
-"""
 
 _NO_CVM_ENDPOINT = ErrorDetail(
     code=ClientCode.NO_CVM_ENDPOINT,
@@ -115,7 +110,7 @@ class MachinePoller:
         """Ask for fewer machines if one of them may be why the call failed; log what is new."""
         alone = self._batch.failed(len(due), error)
         if error.kind in REFUSALS:
-            if alone and (error.kind is CloudErrorKind.REFUSED or self._refused_again(due[0])):
+            if alone:
                 instances = self._partition.store.instances
                 await instances.record_machines_invisible(due[0], problem_of(error))
         elif error.kind is not CloudErrorKind.THROTTLED:
@@ -130,24 +125,13 @@ class MachinePoller:
             if alone:
                 self._set_apart(due[0].machine_id, error)
 
-    def _refused_again(self, machine: CapturedMachine) -> bool:
-        """Return whether the permission is missing for good; until then, set the machine apart."""
-        timer = self._timer_of(machine.machine_id)
-        timer.failed()
-        if timer.failures < UNAUTHORIZED_MAX:
-            return False
-        del self._apart[machine.machine_id]
-        return True
-
-    def _timer_of(self, machine_id: str) -> RetryTimer:
-        clock, random = self._partition.clock, self._partition.random
-        return self._apart.setdefault(
-            machine_id, RetryTimer(clock, random, base_s=APART_BASE_S, max_s=APART_MAX_S)
-        )
-
     def _set_apart(self, machine_id: str, error: CloudError) -> None:
         """Leave a machine out of polls during the pause of the loop and some time after it."""
-        apart_s = self._timer_of(machine_id).failed(after_s=self._calls.pause_s())
+        clock, random = self._partition.clock, self._partition.random
+        timer = self._apart.setdefault(
+            machine_id, RetryTimer(clock, random, base_s=APART_BASE_S, max_s=APART_MAX_S)
+        )
+        apart_s = timer.failed(after_s=self._calls.pause_s())
         log.warning(
             "%s: DescribeInstances fails for machine %s, which is polled again in %.0f s: %s",
             self.name,

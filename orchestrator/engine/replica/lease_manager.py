@@ -16,10 +16,10 @@ from orchestrator.domain.errors import NotDriving, StoreUnavailable
 from orchestrator.domain.leasing.assignment import assign_partitions
 from orchestrator.domain.leasing.leases import FencingToken
 from orchestrator.engine.lease_guard import Lease
-from orchestrator.engine.runtime.loop import LoopKind, run_until
+from orchestrator.engine.runtime.loop import LoopKind, log_failure, run_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection
     from random import Random
 
     from orchestrator.domain.leasing.leases import LeasePolicy, LeaseSnapshot
@@ -32,7 +32,7 @@ LEAVE_S = 0.5
 """At a stop: time for the current step, and for each release. A lease that was not released expires
 by itself."""
 WORK_QUERY_S = 1.0
-"""Time for the query of partitions with work: it must not delay the next renewal."""
+"""Time to wait for the query of partitions with work: it must not delay the next renewal."""
 BRIEF_MAX = 200
 """Length in characters to which an error is cut for ``/readyz``."""
 
@@ -87,6 +87,8 @@ class LeaseManager:
         """Greatest error of that time."""
         self._stop_requested = asyncio.Event()
         self._failing: dict[str, Exception] = {}
+        self._work_query: tuple[dict[str, int], asyncio.Task[set[str] | None]] | None = None
+        """The query that runs, with the wake-ups of each partition before it."""
         self._winding_down: set[str] = set()
         """Lost partitions whose calls may still be in flight."""
 
@@ -127,22 +129,27 @@ class LeaseManager:
 
     async def run(self, random: Random) -> None:
         """Hold and run partitions until ``stop``; if a runner dies, stop all of them and raise."""
-        async with asyncio.TaskGroup() as self._tasks:
-            renewing = self._tasks.create_task(
-                run_until(
-                    self._stop_requested,
-                    self,
-                    self._clock,
-                    random,
-                    self._failing,
-                    on_step=self._on_step,
-                ),
-                name=self.name,
-            )
-            await self._stop_requested.wait()
-            # ``leave`` is written after this step, so it also releases what the step took.
-            await asyncio.wait([renewing], timeout=LEAVE_S)
-            renewing.cancel()
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                renewing = self._tasks.create_task(
+                    run_until(
+                        self._stop_requested,
+                        self,
+                        self._clock,
+                        random,
+                        self._failing,
+                        on_step=self._on_step,
+                    ),
+                    name=self.name,
+                )
+                await self._stop_requested.wait()
+                # ``leave`` is written after this step, so it also releases what the step took.
+                await asyncio.wait([renewing], timeout=LEAVE_S)
+                renewing.cancel()
+        finally:
+            if self._work_query is not None:
+                self._work_query[1].cancel()
+                await asyncio.wait([self._work_query[1]], timeout=LEAVE_S)
         if self._replica:
             with suppress(StoreUnavailable, TimeoutError):
                 async with asyncio.timeout(LEAVE_S):
@@ -160,7 +167,8 @@ class LeaseManager:
         try:
             await self._take_and_release(snapshot, until=until)
         finally:
-            await self._update_work()
+            if not self._stop_requested.is_set():
+                await self._update_work()
         return max(0.0, min(policy.retry_s, snapshot.next_expiry_s))
 
     async def _take_and_release(self, snapshot: LeaseSnapshot, *, until: float) -> None:
@@ -187,18 +195,20 @@ class LeaseManager:
         One query finds the work of all partitions; notifications of new work only come earlier. If
         it fails, what is known stays, and a partition of which nothing is known may have work.
         """
-        asked = {name: partition.runner.times_woken for name, partition in self.running.items()}
-        try:
-            async with asyncio.timeout(WORK_QUERY_S):
-                with_work = await self._store.with_work(list(asked))
-        except (StoreUnavailable, TimeoutError):
-            for partition in self.running.values():
-                if partition.runner.has_work is None:
-                    partition.runner.wake()
-            return
+        if self._work_query is None:
+            asked = {name: each.runner.times_woken for name, each in self.running.items()}
+            query = self._store.with_work(list(asked))
+            self._work_query = asked, asyncio.create_task(_answer(query), name="work query")
+        asked, task = self._work_query
+        await asyncio.wait([task], timeout=WORK_QUERY_S)
+        with_work = None
+        if task.done():
+            self._work_query, with_work = None, task.result()
         for name, partition in self.running.items():
-            if name in asked:
+            if with_work is not None and name in asked:
                 partition.runner.update_work(has_work=name in with_work, times_woken=asked[name])
+            elif partition.runner.has_work is None:
+                partition.runner.wake()
 
     async def _recorded_clock_step(self, snapshot: LeaseSnapshot, asked_at: float) -> bool:
         """Record a step of the database's clock for all replicas; return whether there was one.
@@ -312,6 +322,17 @@ class LeaseManager:
         if self.running.get(fence.partition) is partition:
             del self.running[fence.partition]
         self.wake.set()
+
+
+async def _answer(query: Awaitable[set[str]]) -> set[str] | None:
+    """Return what the query returns; None if it fails."""
+    try:
+        return await query
+    except StoreUnavailable:
+        return None
+    except Exception as error:  # noqa: BLE001 - logged
+        log_failure(error, "the work of partitions cannot be read; report this traceback")
+        return None
 
 
 def _brief(error: Exception) -> str:

@@ -96,10 +96,10 @@ class PartitionRunner:
     def update_work(self, *, has_work: bool, times_woken: int) -> None:
         """Take what the database showed as ``has_work``; it was asked after so many wake-ups.
 
-        A later wake-up may be for work that was stored after the answer. Trouble is work as well:
-        its end has to be stored.
+        A later wake-up may be for work that was stored after the answer. A health that changes with
+        time is work as well: the change has to be stored.
         """
-        has_work = has_work or (self._begin.is_set() and not self.partition.is_well)
+        has_work = has_work or (self._begin.is_set() and not self.partition.health_settled)
         if has_work and not self.has_work:
             self.wake()
         elif self.times_woken == times_woken:

@@ -381,7 +381,9 @@ class PartitionStore(Fenced):
                 _CLOSE_ATTEMPT,
                 {"this": before.id} | {f"its_{k}": v for k, v in asdict(answer).items()},
             )
-            await turns.called(transaction, before, decision.after, answer.at)
+            await turns.called(
+                transaction, before, decision.after, answer.at, locked=self._locks.locked
+            )
 
         await self._write(work, terminations.c.id == before.id)
 

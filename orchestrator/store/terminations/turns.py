@@ -147,6 +147,7 @@ _LOWEST_TURN = (
         _T.terminate_after.is_not(None),
         _T.terminate_after <= NOW,
         READ_BY_LOOPS,
+        _T.id.not_in(bindparam("locked", expanding=True)),
     )
     .scalar_subquery()
 )
@@ -163,16 +164,23 @@ _ADVANCE_TURN = (
 
 
 async def called(
-    transaction: Transaction, before: Termination, after: Termination, at: datetime
+    transaction: Transaction,
+    before: Termination,
+    after: Termination,
+    at: datetime,
+    *,
+    locked: Collection[str],
 ) -> None:
     """Advance the current turn to that of a job whose call is over, never back.
 
-    It advances no further than to the lowest turn of a job that may be called at ``at``.
+    It advances no further than to the lowest turn of a job that may be called at ``at``, apart from
+    those whose rows are ``locked``.
     """
     if before.schedule.priority or after.state in BEFORE_EFFECT:
         return
     await transaction.execute(
-        _ADVANCE_TURN, {"this": before.id, "its_partition": before.partition, "now": at}
+        _ADVANCE_TURN,
+        {"this": before.id, "its_partition": before.partition, "now": at, "locked": list(locked)},
     )
 
 

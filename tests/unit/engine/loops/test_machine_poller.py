@@ -16,7 +16,6 @@ from orchestrator.domain.model.instance_scan import CapturePolicy
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.pacing.quota import Rate
 from orchestrator.engine.loops.machine_poller import (
-    APART_BASE_S,
     APART_MAX_S,
     BACKOFF_BASE_S,
     BACKOFF_MAX_S,
@@ -176,39 +175,6 @@ async def test_without_the_permission_no_more_is_claimed(database: Database) -> 
     await stopped_and_polled(world, JOB)
     done = await verified(world, evidence=3)
     assert "are gone: reading them failed: UnauthorizedOperation" in explained(done, world)
-
-
-async def test_a_permission_that_was_missing_for_seconds_hides_no_machine(
-    world: PartitionWorld,
-) -> None:
-    await terminate_captured(world, JOB, instances=1)
-    await stopped(world, JOB)
-    machine = await machine_id(world, JOB, 0)
-    world.network.spoil(DESCRIBE_INSTANCES, machine, "UnauthorizedOperation")
-    await passed(world, 1.5 * APART_BASE_S)
-    assert await counts(world) == (1, 1, 0), "it was refused"
-    world.network.spoil(DESCRIBE_INSTANCES, machine, None)
-    await passed(world, 60)
-    assert await counts(world) == (1, 0, 1)
-
-
-async def test_a_machine_that_was_up_when_the_permission_was_lost_prevents_verified(
-    world: PartitionWorld,
-) -> None:
-    await terminate_captured(world, JOB, instances=1, machine_linger_s=3600.0)
-    await stopped(world, JOB)
-    await poll_machines(world)
-    assert await counts(world) == (1, 1, 0)
-    machine = await machine_id(world, JOB, 0)
-    world.network.spoil(DESCRIBE_INSTANCES, machine, "UnauthorizedOperation")
-    await passed(world, 120)
-    await world.polled(0)
-    waiting = await world.termination(JOB)
-    assert waiting.machines.problem is not None
-    assert (waiting.state, waiting.machines.remaining) == (State.SETTLING, 1)
-    world.clock.advance(waiting.request.give_up_after_s + waiting.request.settle_s)
-    await world.polled(0)
-    assert (await world.termination(JOB)).state is State.UNVERIFIED
 
 
 async def test_without_an_endpoint_no_call_is_made(database: Database) -> None:

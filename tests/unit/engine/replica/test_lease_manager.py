@@ -919,14 +919,18 @@ async def test_a_query_of_the_work_that_fails_delays_nothing_and_changes_only_wh
             if how == "fails":
                 replica.link.fail("with_work", "before")
             else:
-                replica.link.hold("with_work", "before")
+                held.append(replica.link.hold("with_work", "before"))
                 impatient.setattr(engine_leases, "WORK_QUERY_S", 0.01)
             async with asyncio.timeout(HANG_S):
                 await replica.step()
+        for gate in held:
+            gate.open()
 
+    held: list[Gate] = []
     replica = await cluster.replica("a", TWO, PartitionRunner)
     await step_without_answer()
     assert [each.has_work for each in replica.loops] == [True, True]
+    await replica.step()  # takes the late answer, which is older than the wake-ups
     await replica.step()
     assert [each.has_work for each in replica.loops] == [False, False]
     await step_without_answer()

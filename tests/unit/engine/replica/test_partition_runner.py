@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.lifecycle import State
+from orchestrator.engine.partition import DEGRADED_AFTER_FAILURES, FORBIDDEN_FOR_S
 from orchestrator.engine.replica import partition_runner
 from orchestrator.engine.replica.lease_manager import LeaseManager
 from orchestrator.engine.replica.partition_runner import PartitionRunner
@@ -91,7 +92,8 @@ async def test_woken_it_wakes_every_loop(database: Database) -> None:
     assert [loop.name for loop in runner.loops if not loop.wake.is_set()] == []
 
 
-async def test_trouble_is_work_until_its_end_is_stored(database: Database) -> None:
+async def test_a_health_that_changes_with_time_is_work(database: Database) -> None:
+    """An outage ends with a call that works, and calls are made for work only."""
     world, runner = await at_work(database)
     limiter = world.partition.limiters["TerminateJob"]
 
@@ -100,10 +102,17 @@ async def test_trouble_is_work_until_its_end_is_stored(database: Database) -> No
         return not runner.has_work
 
     assert at_rest()
-    error = CloudError(CloudErrorKind.CREDENTIAL, "AuthFailure.SecretIdNotFound", "unknown")
-    await world.partition.record_result(error, limiter)
-    assert not at_rest()
+    outage = CloudError(CloudErrorKind.CREDENTIAL, "AuthFailure.SecretIdNotFound", "unknown")
+    await world.partition.record_result(outage, limiter)
+    assert at_rest()
     await world.partition.record_result(None, limiter)
+    refusal = CloudError(CloudErrorKind.UNAUTHORIZED, "UnauthorizedOperation", "not allowed")
+    for _ in range(DEGRADED_AFTER_FAILURES):
+        await world.partition.record_result(refusal, limiter)
+    assert not at_rest()
+    world.clock.advance(FORBIDDEN_FOR_S)
+    assert not at_rest(), "its end is not stored"
+    await world.partition.publish_health()
     assert at_rest()
 
 
