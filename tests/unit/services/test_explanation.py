@@ -48,7 +48,7 @@ def unconfirmed(verdict: Verdict, *sources: str) -> Unconfirmed:
 def explained(state: State, **known: Any) -> Explanation:
     """Explain a termination with these values, in a context with those that it has."""
     context: dict[str, Any] = {"now": NOW, "ahead": 0, "rate": Rate(2, 2), "trouble": None}
-    context |= {"capture_wait_s": 10.0, "elsewhere": None, "configured": True}
+    context |= {"capture_wait_s": 10.0, "other_replica": None, "configured": True}
     context |= {name: known.pop(name) for name in context.keys() & known.keys()}
     if state in FINAL_STATES:
         known = FINISHED | known
