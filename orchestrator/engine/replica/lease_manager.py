@@ -148,8 +148,9 @@ class LeaseManager:
                 renewing.cancel()
         finally:
             if self._work_query is not None:
-                self._work_query[1].cancel()
+                # A connection whose opening is cancelled would not be closed.
                 await asyncio.wait([self._work_query[1]], timeout=LEAVE_S)
+                self._work_query[1].cancel()
         if self._replica:
             with suppress(StoreUnavailable, TimeoutError):
                 async with asyncio.timeout(LEAVE_S):
