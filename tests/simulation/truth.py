@@ -69,6 +69,8 @@ WAYS_S: Final = 0.3
 """Time from when an answer leaves the cloud until the next call that rests on it may arrive."""
 READS_APART_S: Final = 0.7
 """Limit of the time by which the first and last read of a settle window may arrive closer."""
+EARLY_S: Final = 0.7
+"""Time by which a termination may end before a reader that sees everything at once ends it."""
 EXACTLY: Final = "judged exactly"
 BETWEEN: Final = "judged to lie between two ends"
 TRUE_ALONE: Final = "judged by what is true alone"
@@ -128,14 +130,6 @@ class Bounds:
     def lag_s(self) -> float:
         """Return the longest time from when something was true until it is written."""
         return 8.0 if self.faulty else 0.5
-
-    @property
-    def early_s(self) -> float:
-        """Return how much earlier than a reader that sees everything at once a time may begin.
-
-        Both begin as a call leaves; with faults the engine does even where it cannot leave.
-        """
-        return 8.0 if self.faulty else 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +216,7 @@ class Observer:
         """Apply a sample; ``calls`` are the TerminateJob calls examined so far.
 
         ``captured``: whether the machines of the run called last could be read in time.  ``left``:
-        whether a call has left for the cloud, with any outcome.
+        whether a call may have left for the cloud, with any outcome.
         """
         if self._deadline is None and left:
             self._deadline = sample.at + self._bounds.give_up_after_s
@@ -307,6 +301,10 @@ class Story:
         self.samples: list[Sample] = []
         self.left = 0
         """How often TerminateJob left for the cloud."""
+        self.may_have_left = False
+        """Whether TerminateJob has left, or was stored as sent by a replica stopped by a fault.
+
+        In both cases the deadline counts from that time."""
         self.calls: list[Call] = []
         """TerminateJob calls, as they arrived."""
         self.reads: list[Call] = []
@@ -340,7 +338,7 @@ class Story:
         if self.job is not None:
             seen = self._sampled(self.job, now)
         self.samples.append(seen)
-        left = self.left > 0
+        left = self.may_have_left
         self.at_once.see(seen, self.calls, captured=self._captured(surely=False), left=left)
         if self._bounds.faulty:
             seen = replace(seen, known_machines=0, all_known=False)
@@ -447,12 +445,16 @@ class Truth(Checkers):
     def on_call(self, action: str, host: str, body: bytes) -> None:
         super().on_call(action, host, body)
         if action == "TerminateJob":
-            self._stories[host.removesuffix(".cloud"), json.loads(body)["JobId"]].left += 1
+            story = self._stories[host.removesuffix(".cloud"), json.loads(body)["JobId"]]
+            story.left += 1
+            story.may_have_left = True
 
     def after_commit(self) -> None:
         super().after_commit()
-        for row in self.rows("SELECT region, job_id, evidence FROM terminations"):
+        for row in self.rows("SELECT region, job_id, evidence, calls_begun_at FROM terminations"):
             story = self._stories[row["region"], row["job_id"]]
+            if self._bounds.faulty and row["calls_begun_at"] is not None:
+                story.may_have_left = True
             if row["evidence"] > story.claimed:
                 self._check_claim(story, row["evidence"])
             story.claimed = row["evidence"]
@@ -521,7 +523,7 @@ class Truth(Checkers):
             self._world.fired[how] += 1
             best = story.at_once
             early_s = best.ended_at - story.ended_at
-            if best.end == story.end and early_s > self._bounds.early_s:
+            if best.end == story.end and early_s > EARLY_S:
                 self.violated(
                     "early", f"{story.kind}: {story.job_id} ends {story.end} {early_s:.1f} s early"
                 )
