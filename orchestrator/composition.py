@@ -138,8 +138,8 @@ def _partition_factories(
                     machines=account.terminate_machines
                 ),
                 reterminate_max=env.settings.engine.reterminate_max,
-                appears_within_s=env.settings.engine.appears_within_s,
-                permitted_within_s=env.settings.engine.permitted_within_s,
+                not_found_after_s=env.settings.engine.not_found_after_s,
+                refused_after_s=env.settings.engine.refused_after_s,
                 count_call=lambda action, outcome: calls.update(((action, outcome),)),
             )
 

@@ -13,7 +13,7 @@ from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.decisions.decision import Policy
 from orchestrator.domain.decisions.escalation import EscalationPolicy
 from orchestrator.domain.decisions.revival import RETERMINATE_MAX
-from orchestrator.domain.decisions.unconfirmed_ends import APPEARS_WITHIN_S, FORBIDDEN_S
+from orchestrator.domain.decisions.unconfirmed_ends import NOT_FOUND_AFTER_S, REFUSED_AFTER_S
 from orchestrator.domain.errors import (
     CloudError,
     CloudErrorKind,
@@ -104,8 +104,8 @@ class Partition:
     capture: CapturePolicy = field(default_factory=CapturePolicy)
     escalation: EscalationPolicy = field(default_factory=EscalationPolicy)
     reterminate_max: int = RETERMINATE_MAX
-    appears_within_s: float = APPEARS_WITHIN_S
-    permitted_within_s: float = FORBIDDEN_S
+    not_found_after_s: float = NOT_FOUND_AFTER_S
+    refused_after_s: float = REFUSED_AFTER_S
     count_call: Callable[[str, str], None] = lambda _action, _outcome: None
     limiters: dict[str, RateLimiter] = field(init=False)
     _outage: ErrorDetail | None = field(init=False, default=None)
@@ -223,8 +223,8 @@ class Partition:
                 self.poll, finishes_in_window=len(self._finishes)
             ),
             jitter=self.random.random(),
-            appears_within_s=self.appears_within_s,
-            permitted_within_s=self.permitted_within_s,
+            not_found_after_s=self.not_found_after_s,
+            refused_after_s=self.refused_after_s,
             reads_submit_info=self.capture.when is not CaptureTiming.NONE
             and not self.captures_lack_quota,
         )

@@ -209,7 +209,7 @@ class Store(Protocol):
     ) -> dict[PollFilter, list[Termination]]:
         """Return the terminations that each filter selects for a poll, the soonest due first.
 
-        They may be due later than ``now``, except where the filter is ``in_turn``.
+        They may be due later than ``now``, except where the filter is ``by_turn``.
         """
 
     async def planned_polls(

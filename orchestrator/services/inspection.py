@@ -160,7 +160,7 @@ class Inspection:
                 place = termination.account, termination.region
                 context = ExplanationContext(
                     now=now,
-                    ahead=record.ahead,
+                    jobs_ahead=record.jobs_ahead,
                     rate=rate,
                     trouble=record.trouble,
                     capture_wait_s=self.capture_wait_s,

@@ -92,14 +92,14 @@ class AttemptRecord:
 class TerminationRecord:
     """A termination as stored.
 
-    ``ahead``: number of jobs of its partition for which TerminateJob is sent before this one.
+    ``jobs_ahead``: number of jobs of its partition for which TerminateJob is sent before this one.
     """
 
     seq: int
     termination: Termination
     operation_ids: tuple[str, ...]
     attempts: tuple[AttemptRecord, ...]
-    ahead: int
+    jobs_ahead: int
     trouble: ErrorDetail | None
     allowed_per_s: float | None
     """As in ``OperationRecord``."""

@@ -32,7 +32,7 @@ from orchestrator.cloud.profiles import DEFAULT_PROFILE
 from orchestrator.cloud.sts import STS_ENDPOINT, sts_url
 from orchestrator.domain.decisions.escalation import READ_MAX_INSTANCES, EscalationPolicy
 from orchestrator.domain.decisions.revival import RETERMINATE_MAX
-from orchestrator.domain.decisions.unconfirmed_ends import APPEARS_WITHIN_S, FORBIDDEN_S
+from orchestrator.domain.decisions.unconfirmed_ends import NOT_FOUND_AFTER_S, REFUSED_AFTER_S
 from orchestrator.domain.leasing.leases import LeasePolicy
 from orchestrator.domain.model.instance_scan import CapturePolicy, CaptureTiming
 from orchestrator.domain.pacing.polling import PollPolicy
@@ -120,21 +120,21 @@ Interval = Annotated[float, Field(gt=0, le=3600, validate_default=True)]
 class Poll(_Section):
     """Bounds of the intervals between polls, in seconds."""
 
-    batch_min_s: Interval = _POLL.batch_min_s
-    batch_max_s: Interval = _POLL.batch_max_s
-    drain_max_s: Interval = _POLL.drain_max_s
-    held_s: Interval = _POLL.held_s
-    queued_s: Interval = _POLL.queued_s
-    settling_s: Interval = _POLL.settling_s
-    stopped_s: Interval = _POLL.stopped_s
-    recount_min_s: Interval = _POLL.recount_min_s
+    batch_min_interval_s: Interval = _POLL.batch_min_interval_s
+    batch_max_interval_s: Interval = _POLL.batch_max_interval_s
+    drain_max_interval_s: Interval = _POLL.drain_max_interval_s
+    held_interval_s: Interval = _POLL.held_interval_s
+    queued_interval_s: Interval = _POLL.queued_interval_s
+    settling_interval_s: Interval = _POLL.settling_interval_s
+    stopped_interval_s: Interval = _POLL.stopped_interval_s
+    recount_min_interval_s: Interval = _POLL.recount_min_interval_s
 
-    @field_validator("batch_max_s")
+    @field_validator("batch_max_interval_s")
     @classmethod
-    def _not_below_its_minimum(cls, batch_max_s: float, info: ValidationInfo) -> float:
-        if batch_max_s < info.data.get("batch_min_s", batch_max_s):
-            raise ValueError("must not be less than batch_min_s")
-        return batch_max_s
+    def _not_below_its_minimum(cls, batch_max_interval_s: float, info: ValidationInfo) -> float:
+        if batch_max_interval_s < info.data.get("batch_min_interval_s", batch_max_interval_s):
+            raise ValueError("must not be less than batch_min_interval_s")
+        return batch_max_interval_s
 
     def policy(self) -> PollPolicy:
         return PollPolicy(**self.model_dump())
@@ -190,8 +190,8 @@ class Engine(_Section):
     capture_before_max_instances: NonNegativeInt = _CAPTURE.before_max_instances
     capture_before_max_s: Interval = _CAPTURE.before_max_s
     starting_watch_s: Annotated[float, Field(ge=0, le=SETTLE_MAX_S)] = _CAPTURE.starting_watch_s
-    appears_within_s: Annotated[float, Field(gt=0, le=3600)] = APPEARS_WITHIN_S
-    permitted_within_s: Annotated[float, Field(gt=0, le=86400)] = FORBIDDEN_S
+    not_found_after_s: Annotated[float, Field(gt=0, le=3600)] = NOT_FOUND_AFTER_S
+    refused_after_s: Annotated[float, Field(gt=0, le=86400)] = REFUSED_AFTER_S
     revival_watch_s: Annotated[float, Field(ge=0, le=RETERMINATE_FOR_MAX_S)] = 3600.0
     reterminate_max: NonNegativeInt = RETERMINATE_MAX
     poll: Poll = Poll()

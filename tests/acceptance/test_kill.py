@@ -138,7 +138,7 @@ port = {port}
 url = "sqlite:///{directory}/orchestrator.db"
 [engine]
 settle_s = 1
-appears_within_s = 1
+not_found_after_s = 1
 starting_watch_s = 2
 [accounts.test]
 endpoint = "{cloud}"

@@ -72,7 +72,7 @@ port = {port}
 url = "{database}"
 [engine]
 settle_s = 1
-appears_within_s = 1
+not_found_after_s = 1
 starting_watch_s = 2
 [engine.lease]
 duration_s = {lease_s}

@@ -143,7 +143,12 @@ async def test_a_valid_certificate_holds_calls_for_single_instances(tmp_path: Pa
     engine = {
         "settle_s": 0.1,
         "escalation": {"after_s": 0.3},
-        "poll": {"batch_min_s": 0.05, "batch_max_s": 0.1, "settling_s": 0.1, "recount_min_s": 0.05},
+        "poll": {
+            "batch_min_interval_s": 0.05,
+            "batch_max_interval_s": 0.1,
+            "settling_interval_s": 0.1,
+            "recount_min_interval_s": 0.05,
+        },
     }
     async with service(
         f"sqlite:///{tmp_path}/orchestrator.db", stuck | {"failed_early_s": 9}, engine=engine

@@ -52,7 +52,7 @@ port = {port}
 url = "sqlite:///{directory}/test.db"
 [engine]
 settle_s = 0
-appears_within_s = 1
+not_found_after_s = 1
 [accounts.test]
 endpoint = "{cloud}"
 cvm_endpoint = "{cloud}"

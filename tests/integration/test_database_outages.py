@@ -45,7 +45,12 @@ RENEWAL_DEADLINE_S: Final = 2.0
 ENGINE: Final = {
     "settle_s": 0.2,
     "call_timeout_s": 2.0,
-    "poll": {"batch_min_s": 0.05, "batch_max_s": 0.1, "held_s": 0.1, "settling_s": 0.1},
+    "poll": {
+        "batch_min_interval_s": 0.05,
+        "batch_max_interval_s": 0.1,
+        "held_interval_s": 0.1,
+        "settling_interval_s": 0.1,
+    },
     "lease": {"duration_s": 3.0, "renewal_deadline_s": RENEWAL_DEADLINE_S, "retry_s": 0.5},
 }
 MANY: Final = [f"job-many{n:04}" for n in range(60)]

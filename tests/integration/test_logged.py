@@ -59,7 +59,7 @@ async def test_an_operation_is_three_lines(
 
 async def test_every_call_that_the_cloud_had_is_counted(database_url: str) -> None:
     """Return the calls by action and outcome, and the terminations by outcome."""
-    engine = {"revival_watch_s": 0, "settle_s": 0.2, "poll": {"batch_min_s": 0.05}}
+    engine = {"revival_watch_s": 0, "settle_s": 0.2, "poll": {"batch_min_interval_s": 0.05}}
     jobs = {"prefix": "run", "count": 2, "instances": 5, "drain_s": 0.3}
     faults = {"TerminateJob": {"throttle": {"probability": 1, "first_n": 1}}}
     async with service(database_url, jobs, engine=engine, faults=faults) as running:

@@ -396,9 +396,13 @@ async def in_every_state(tmp_path_factory: pytest.TempPathFactory) -> AsyncItera
     engine = {
         "settle_s": 0,
         "call_timeout_s": 60,
-        "appears_within_s": 1,
-        "permitted_within_s": 1,
-        "poll": {"batch_min_s": 0.05, "batch_max_s": 0.1, "recount_min_s": 0.05},
+        "not_found_after_s": 1,
+        "refused_after_s": 1,
+        "poll": {
+            "batch_min_interval_s": 0.05,
+            "batch_max_interval_s": 0.1,
+            "recount_min_interval_s": 0.05,
+        },
     }
     directory = tmp_path_factory.mktemp("why")
     with pytest.MonkeyPatch.context() as patched:
@@ -618,7 +622,7 @@ async def test_a_failure_that_stops_all_accounts_makes_it_unready(
     """With a table missing, a request could be stored, and its jobs would wait for ever."""
     monkeypatch.setattr(loop, "FAILURE_BASE_S", 0.05)
     lease = {"duration_s": 3.0, "renewal_deadline_s": 1.0, "retry_s": 0.2}
-    poll = {"batch_min_s": 0.05, "batch_max_s": 0.1}
+    poll = {"batch_min_interval_s": 0.05, "batch_max_interval_s": 0.1}
     engine = {"lease": lease, "poll": poll, "call_timeout_s": 2.0}
     async with served(tmp_path, engine=engine) as rest:
         assert (await rest.get("/readyz")).status == 200

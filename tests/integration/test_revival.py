@@ -21,11 +21,11 @@ ENGINE: dict[str, Any] = {
     "settle_s": 0.1,
     "revival_watch_s": 60.0,
     "poll": {
-        "batch_min_s": 0.05,
-        "batch_max_s": 0.1,
-        "settling_s": 0.1,
-        "recount_min_s": 0.05,
-        "stopped_s": 0.2,
+        "batch_min_interval_s": 0.05,
+        "batch_max_interval_s": 0.1,
+        "settling_interval_s": 0.1,
+        "recount_min_interval_s": 0.05,
+        "stopped_interval_s": 0.2,
     },
 }
 

@@ -192,7 +192,7 @@ async def test_tasks_are_listed_of_one_termination_and_counted_in_a_list(
 
 
 async def test_machines_that_stay_end_their_job_unverified(database_url: str) -> None:
-    engine = {"settle_s": 0.2, "give_up_after_s": 1.0, "poll": {"settling_s": 0.1}}
+    engine = {"settle_s": 0.2, "give_up_after_s": 1.0, "poll": {"settling_interval_s": 0.1}}
     async with service(database_url, group(machines_stay=1), engine=engine) as running:
         operation_id = await running.submit(JOB)
         unverified = await running.until(operation_id, JOB, "unverified")
@@ -223,7 +223,12 @@ async def test_an_immortal_job_ends_unverified_at_its_deadline(database_url: str
 async def test_instances_that_stay_are_called_unless_that_was_not_wanted(
     database_url: str, asked: dict[str, Any], state: str, escalation_level: str, calls: int
 ) -> None:
-    poll = {"batch_min_s": 0.05, "batch_max_s": 0.1, "recount_min_s": 0.1, "settling_s": 0.1}
+    poll = {
+        "batch_min_interval_s": 0.05,
+        "batch_max_interval_s": 0.1,
+        "recount_min_interval_s": 0.1,
+        "settling_interval_s": 0.1,
+    }
     engine = {"settle_s": 0.2, "escalation": {"after_s": 0.2}, "poll": poll}
     job = group(stuck=2, failed_early_s=60)
     async with service(database_url, job, engine=engine) as running:

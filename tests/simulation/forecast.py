@@ -131,10 +131,10 @@ def drain(random: Random, ends: Ends) -> Drained:
 def _polls(random: Random, ends_s: Sequence[float]) -> list[tuple[float, int]]:
     """Return seconds and live instances, as one of the engine's reasons to poll would show them."""
     reason = random.randrange(4)
-    batch_interval_s = log_uniform(random, POLICY.batch_min_s, POLICY.batch_max_s)
+    batch_interval_s = log_uniform(random, POLICY.batch_min_interval_s, POLICY.batch_max_interval_s)
     watched_s = log_uniform(random, RECENTLY_VIEWED_COUNT_EVERY_S, COUNT_ALL_EVERY_S)
     polls: list[tuple[float, int]] = []
-    at = random.uniform(0, POLICY.batch_max_s)
+    at = random.uniform(0, POLICY.batch_max_interval_s)
     while at < ends_s[-1]:
         polls.append((at, len(ends_s) - bisect_right(ends_s, at)))
         if reason == 0:
@@ -258,7 +258,7 @@ def _operation(random: Random, jobs: int, *, drain_s: tuple[float, float]) -> Op
             speed = min(1.0, pace * random.lognormvariate(0, 0.1))
         at += random.uniform(0.8, 1.2) / (allowed_per_s * speed)
         took_s = typical_s * takes()
-        batch_interval_s = random.uniform(POLICY.batch_min_s, POLICY.batch_max_s)
+        batch_interval_s = random.uniform(POLICY.batch_min_interval_s, POLICY.batch_max_interval_s)
         unseen_s = random.random() * drain_poll_s(
             POLICY, batch_interval_s=batch_interval_s, age_s=took_s
         )

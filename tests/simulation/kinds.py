@@ -297,7 +297,7 @@ ENGINE: Final[Table] = HASTY | {
     "settle_s": SETTLE_S,
     "give_up_after_s": GIVE_UP_AFTER_S,
     "capture_before_max_s": 3.0,
-    "poll": HASTY["poll"] | {"drain_max_s": 1.0},
+    "poll": HASTY["poll"] | {"drain_max_interval_s": 1.0},
 }
 QUOTAS: Final = dict.fromkeys(LOWEST_DOCUMENTED.keys() - {"TerminateInstances"}, 20)
 """Quotas so large that no read waits for another."""

@@ -37,7 +37,7 @@ ENGINE: Final = {
     "escalation": {"rounds_max": 0},
     "give_up_after_s": 2 * DAYS_S,
     "settle_s": 30.0,
-    "poll": {"batch_max_s": 30.0, "drain_max_s": 300.0},
+    "poll": {"batch_max_interval_s": 30.0, "drain_max_interval_s": 300.0},
 }
 QUOTAS: Final = {"TerminateJob": 2, "DescribeJob": 1, "DescribeJobs": 2, "DescribeTask": 1}
 """Few polls, so that the simulated hours take little time."""

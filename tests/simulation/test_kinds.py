@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from orchestrator.domain.decisions import (
-    before_call,
+    before_terminate_job,
     decide,
     draining,
     escalation,
@@ -234,7 +234,7 @@ BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
         "truth",
     ),
     "what had finished is called": (
-        (before_call, "_on_stopped_before_effect", before_call._on_terminable),
+        (before_terminate_job, "_on_stopped_before_effect", before_terminate_job._on_terminable),
         "failed before: nodes",
         "known",
     ),

@@ -24,7 +24,7 @@ RETERMINATE_MAX: Final = 1
 ENGINE: Final[dict[str, Any]] = HASTY | {
     "revival_watch_s": 60.0,
     "reterminate_max": RETERMINATE_MAX,
-    "poll": HASTY["poll"] | {"stopped_s": 1.0},
+    "poll": HASTY["poll"] | {"stopped_interval_s": 1.0},
 }
 
 

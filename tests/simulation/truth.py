@@ -463,7 +463,7 @@ class Truth(Checkers):
         """Check raised evidence: it must have been true when the job was last read."""
         story.sample()
         # That machines are gone is written with the next read of the job.
-        written_later_s = HASTY["poll"]["settling_s"] if evidence == MACHINES_GONE else 0.0
+        written_later_s = HASTY["poll"]["settling_interval_s"] if evidence == MACHINES_GONE else 0.0
         recent = story.since(story.samples[-1].at - self._bounds.lag_s - written_later_s)
         if evidence == ACKNOWLEDGED:
             true = any(call.code == "OK" and self._received(call) for call in story.calls)

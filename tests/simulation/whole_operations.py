@@ -205,7 +205,7 @@ def operation(random: Random) -> Operation:
 
 
 def _job(random: Random, began_s: float, drain: Sequence[float], every_s: float) -> Job:
-    sweep_s = random.uniform(POLICY.batch_min_s, POLICY.batch_max_s)
+    sweep_s = random.uniform(POLICY.batch_min_interval_s, POLICY.batch_max_interval_s)
     unseen_s = random.random() * drain_poll_s(POLICY, batch_interval_s=sweep_s, age_s=drain[-1])
     seen_s = began_s + drain[-1] + unseen_s
     counts_s, count_s = [], began_s + random.random() * every_s

@@ -69,12 +69,17 @@ HASTY: Final[dict[str, Any]] = {
     "give_up_after_s": GIVE_UP_AFTER_S,
     "capture_before_max_s": 2.0,
     "starting_watch_s": 2.0,
-    "appears_within_s": SOON_S,
-    "permitted_within_s": SOON_S,
+    "not_found_after_s": SOON_S,
+    "refused_after_s": SOON_S,
     "escalation": {"after_s": 1.0},
     "revival_watch_s": 0.0,
     "lease": LEASE,
-    "poll": {"batch_max_s": 1.0, "drain_max_s": 5.0, "held_s": 1.0, "settling_s": 1.0},
+    "poll": {
+        "batch_max_interval_s": 1.0,
+        "drain_max_interval_s": 5.0,
+        "held_interval_s": 1.0,
+        "settling_interval_s": 1.0,
+    },
 }
 
 

@@ -49,7 +49,7 @@ port = {port}
 url = "sqlite:///{directory}/orchestrator.db"
 [engine]
 settle_s = 0
-poll = {{ batch_min_s = 0.05, batch_max_s = 0.1, held_s = 0.1 }}
+poll = {{ batch_min_interval_s = 0.05, batch_max_interval_s = 0.1, held_interval_s = 0.1 }}
 """
 
 

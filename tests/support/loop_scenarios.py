@@ -118,7 +118,7 @@ async def verify(
     settled |= {"instances_observed_at": now, "instances_submitted": STOPPED.total}
     await world.submit(*ids, asked=asked, region=spec.get("region", "ap-guangzhou"))
     await world.know(*ids, state=State.SETTLING, next_poll_at=now, settle_until=now, **settled)
-    world.clock.advance(POLL.batch_max_s)
+    world.clock.advance(POLL.batch_max_interval_s)
     while await live(world):
         await world.job_poller.step()
         world.clock.advance(1)

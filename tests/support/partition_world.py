@@ -256,7 +256,7 @@ class PartitionWorld:
     async def ready(self, *ids: str, **known: Any) -> None:
         """Store running jobs that a poll has shown to be terminable."""
         self.cloud_runs(*ids)
-        later = self.clock.later(POLL.queued_s)
+        later = self.clock.later(POLL.queued_interval_s)
         allowed = {"job_state": JobState.RUNNING, "terminate_after": self.clock.now()}
         values: dict[str, Any] = allowed | {"next_poll_at": later} | known
         await self.submit(*ids, **values)

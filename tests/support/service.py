@@ -84,9 +84,14 @@ def settings(cloud_url: str, database_url: str, **changes: Any) -> Settings:
         "engine": {
             "settle_s": 0.2,
             "call_timeout_s": 2.0,
-            "appears_within_s": 1.0,
-            "permitted_within_s": 1.0,
-            "poll": {"batch_min_s": 0.05, "batch_max_s": 0.1, "held_s": 0.1, "settling_s": 0.1},
+            "not_found_after_s": 1.0,
+            "refused_after_s": 1.0,
+            "poll": {
+                "batch_min_interval_s": 0.05,
+                "batch_max_interval_s": 0.1,
+                "held_interval_s": 0.1,
+                "settling_interval_s": 0.1,
+            },
         },
         "accounts": {"main": account},
     }

@@ -58,7 +58,7 @@ def test_the_models_are_walked_to_their_ends() -> None:
     """Without this, the other tests would prove nothing."""
     assert {
         "server.port",
-        "engine.poll.held_s",
+        "engine.poll.held_interval_s",
         "accounts.*.regions",
         "accounts.*.quotas.TerminateJob",
         "accounts.*.credentials.secret_key",

@@ -117,7 +117,11 @@ MISTAKES: list[tuple[str, str, str]] = [
     ('[database]\nurl = "postgresql://host"', "database.url", "HOST:PORT/NAME"),
     ('[database]\nurl = "postgresql://host:no/name"', "database.url", "HOST:PORT/NAME"),
     ('[database]\nurl = "postgresql://h/n?gssencmode=1"', "database.url", "only sslmode"),
-    ("[engine.poll]\nbatch_min_s = 3000", "engine.poll.batch_max_s", "less than batch_min_s"),
+    (
+        "[engine.poll]\nbatch_min_interval_s = 3000",
+        "engine.poll.batch_max_interval_s",
+        "less than batch_min_interval_s",
+    ),
     ("[engine.lease]\nduration_s = 10", "engine.lease.renewal_deadline_s", "less than duration_s"),
     ("[engine.lease]\nretry_s = 6", "engine.lease.retry_s", "half of renewal_deadline_s"),
     ('[database]\nurl = "postgresql://u:p@ss@h/n"', "database.url", "percent-encode"),
@@ -137,8 +141,12 @@ MISTAKES: list[tuple[str, str, str]] = [
         "engine.lease.renewal_deadline_s",
         "greater than or equal to 0.5",
     ),
-    ("[engine.poll]\nheld_s = 0", "engine.poll.held_s", "greater than 0"),
-    ("[engine.poll]\nbatch_max_s = 0.1", "engine.poll.batch_max_s", "less than batch_min_s"),
+    ("[engine.poll]\nheld_interval_s = 0", "engine.poll.held_interval_s", "greater than 0"),
+    (
+        "[engine.poll]\nbatch_max_interval_s = 0.1",
+        "engine.poll.batch_max_interval_s",
+        "less than batch_min_interval_s",
+    ),
     ('[log]\nlevel = "loud"', "log.level", "'debug', 'info'"),
     ('[log]\nlevl = "info"', "log.levl", "no such setting; see config/orchestrator.toml"),
     ("[accounts.b]", "accounts.b.regions", "field required"),
@@ -445,7 +453,7 @@ OVERRIDES: list[tuple[str, str, Any]] = [
     ("server__host", "::1", "::1"),
     ("DATABASE__URL", "sqlite:////x.db", "sqlite:////x.db"),
     ("ENGINE__SETTLE_S", "0", 0.0),
-    ("ENGINE__POLL__HELD_S", "1.5", 1.5),
+    ("ENGINE__POLL__HELD_INTERVAL_S", "1.5", 1.5),
     ("LOG__LEVEL", "debug", "debug"),
     ("ACCOUNTS__PROD__ENDPOINT", "http://127.0.0.1:1", "http://127.0.0.1:1"),
     ("ACCOUNTS__PROD__CVM_ENDPOINT", "https://{region}.host", "https://{region}.host"),
@@ -464,7 +472,7 @@ def test_the_environment_wins(
 ) -> None:
     monkeypatch.setenv(f"ORCHESTRATOR__{name}", text)
     account = ACCOUNT.replace("regions", 'cvm_endpoint = "https://cvm.{region}.cloud"\nregions')
-    found: Any = load(file, f"{account}[server]\nport = 1\n[engine.poll]\nheld_s = 9")
+    found: Any = load(file, f"{account}[server]\nport = 1\n[engine.poll]\nheld_interval_s = 9")
     for part in name.lower().split("__"):
         table = found if isinstance(found, dict) else dict(found)
         found = {key.lower(): inner for key, inner in table.items()}[part]
@@ -542,7 +550,8 @@ def test_a_variable_that_may_mean_two_accounts(
     "name",
     [
         *("", "SERVER", "SERVER__", "SERVER__PROT", "SERVER__PORT__X", "ENGIN__SETTLE_S"),
-        *("ENGINE__SETTLE", "ENGINE__POLL", "ENGINE__POLL__TYPO", "ENGINE__POLL__HELD_S__X"),
+        *("ENGINE__SETTLE", "ENGINE__POLL", "ENGINE__POLL__TYPO"),
+        "ENGINE__POLL__HELD_INTERVAL_S__X",
         *("ACCOUNTS", "ACCOUNTS__PROD", "ACCOUNTS__PROD__TYPO", "ACCOUNTS__PROD__REGIONS__0"),
         *("ACCOUNTS__PROD__CREDENTIALS", "ACCOUNTS__PROD__CREDENTIALS__TYPO"),
         *("ACCOUNTS__OTHER__CREDENTIALS__TYPO", "ACCOUNTS__PROD__QUOTAS__TERMINATEJOBS"),

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 SCENARIO: Final = "scenario-demo.toml"
 SETTLE_S: Final = 3
 STARTING_WATCH_S: Final = 5
-APPEARS_WITHIN_S: Final = 5
+NOT_FOUND_AFTER_S: Final = 5
 START_MAX_S: Final = 10.0
 RUN_MAX_S: Final = 90.0
 """The demo takes less than half of this on two idle cores."""
@@ -185,7 +185,7 @@ def _write_config(directory: Path, scenario: Scenario, cloud_url: str, port: int
         "database": {"url": f"sqlite:///{(directory / 'demo.db').as_posix()}"},
         "engine": {
             "starting_watch_s": STARTING_WATCH_S,
-            "appears_within_s": APPEARS_WITHIN_S,
+            "not_found_after_s": NOT_FOUND_AFTER_S,
         },
         f"accounts.{ACCOUNT}": {
             "endpoint": cloud_url,

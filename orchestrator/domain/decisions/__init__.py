@@ -1,9 +1,10 @@
 """Pure decisions: a termination and an observation in, the termination's next value out.
 
 Nothing here does I/O. ``decide.decide`` is the entry; it hands the observation to the module of
-the termination's state: ``before_call`` (``queued``, ``held``, ``sending``), ``draining`` or
-``settling``. ``failed_reads`` and ``call_results`` handle API calls that failed. ``decision`` has
-the steps that all of them share; ``invariants`` is checked on every decision before it is written.
+the termination's state: ``before_terminate_job`` (``queued``, ``held``, ``sending``), ``draining``
+or ``settling``. ``terminate_job_failures`` handles TerminateJob requests that failed, and
+``failed_reads`` reads that failed. ``decision`` has the steps that all of them share;
+``invariants`` is checked on every decision before it is written.
 
 The claim that must never be wrong is "this job has stopped". It is built up as evidence levels (see
 ``evidence``):

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
-from orchestrator.domain.decisions.before_call import on_job_before_effect, on_submit_info
-from orchestrator.domain.decisions.call_results import on_call_failed
+from orchestrator.domain.decisions.before_terminate_job import on_job_before_effect, on_submit_info
 from orchestrator.domain.decisions.decision import (
     Decision,
     apply_event,
@@ -23,6 +22,7 @@ from orchestrator.domain.decisions.decision import (
 from orchestrator.domain.decisions.draining import on_job_draining
 from orchestrator.domain.decisions.failed_reads import on_missing, on_read_failed
 from orchestrator.domain.decisions.settling import on_job_settling
+from orchestrator.domain.decisions.terminate_job_failures import on_call_failed
 from orchestrator.domain.model.batch_job import JobSeen, JobSubmitted
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.observation import (

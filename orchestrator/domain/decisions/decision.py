@@ -41,8 +41,8 @@ class Policy:
     """Everything that :func:`decide` may know beside the termination itself.
 
     ``batch_interval_s``: current interval between batch polls. ``jitter``: one draw from [0, 1).
-    ``appears_within_s``: time for which a job that was never read is polled before it ends as
-    ``not_found``. ``permitted_within_s``: time for which a request that the account may not make is
+    ``not_found_after_s``: time for which a job that was never read is polled before it ends as
+    ``not_found``. ``refused_after_s``: time for which a request that the account may not make is
     retried before the job ends as ``refused``. ``reads_submit_info``: whether a job whose number of
     submitted instances is unknown is compared with DescribeJobSubmitInfo before it is verified; it
     is true if that call is in use and no capture waits for its quota.
@@ -54,8 +54,8 @@ class Policy:
     jitter: float
     backoff_base_s: float = 1.0
     backoff_max_s: float = 60.0
-    appears_within_s: float = unconfirmed_ends.APPEARS_WITHIN_S
-    permitted_within_s: float = unconfirmed_ends.FORBIDDEN_S
+    not_found_after_s: float = unconfirmed_ends.NOT_FOUND_AFTER_S
+    refused_after_s: float = unconfirmed_ends.REFUSED_AFTER_S
     reads_submit_info: bool = False
 
 

@@ -48,7 +48,7 @@ def _on_draining(
         proven = replace(updated, evidence=evidence.NO_INSTANCE_LIVE)
         decision = apply_event(proven, Event.SEEN_STOPPED, now)
         settle_until = seen.observed_at + timedelta(seconds=updated.request.settle_s)
-        at = min(settle_until, now + timedelta(seconds=policy.poll.settling_s))
+        at = min(settle_until, now + timedelta(seconds=policy.poll.settling_interval_s))
         after = replace(
             decision.after,
             schedule=replace(

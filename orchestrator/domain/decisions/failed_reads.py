@@ -60,7 +60,7 @@ def on_read_failed(
     if not late and denied and termination.schedule.poll_kind is PollKind.SINGLE:
         # DescribeJobs may still be allowed, and DescribeTask once the job reads finished.
         after = schedule_poll(
-            updated, PollKind.BATCH, now + timedelta(seconds=policy.poll.drain_max_s)
+            updated, PollKind.BATCH, now + timedelta(seconds=policy.poll.drain_max_interval_s)
         )
     else:
         after = retry_poll(updated, now, policy)
@@ -82,7 +82,7 @@ def _on_denied(
 def on_missing(termination: Termination, source: str, now: datetime, policy: Policy) -> Decision:
     """Decide on an answer of the action ``source`` that there is no such job, or without it."""
     updated = unconfirmed_ends.missing(
-        termination, source, now, appears_within_s=policy.appears_within_s
+        termination, source, now, not_found_after_s=policy.not_found_after_s
     )
     known = updated.unconfirmed
     assert known is not None
@@ -119,7 +119,7 @@ def on_forbidden(
     A new permission takes seconds to spread, and one can be granted later.
     """
     updated = unconfirmed_ends.with_answer(
-        termination, Verdict.FORBIDDEN, source, now, window_s=policy.permitted_within_s
+        termination, Verdict.FORBIDDEN, source, now, window_s=policy.refused_after_s
     )
     assert updated.unconfirmed is not None
     if updated.unconfirmed.confirms(Verdict.FORBIDDEN, now):

@@ -148,7 +148,7 @@ def verify_or_read_again(termination: Termination, now: datetime, policy: Policy
             updated = replace(updated, evidence=evidence.READ_AGAIN)
         return apply_event(replace(updated, problem=None), Event.SETTLED, now)
     updated = replace(updated, schedule=replace(updated.schedule, confirm_from=settle_until))
-    soon = now + timedelta(seconds=policy.poll.settling_s)
+    soon = now + timedelta(seconds=policy.poll.settling_interval_s)
     if not counted and soon >= settle_until:
         return Decision(after=schedule_poll(updated, PollKind.SINGLE, max(now, settle_until)))
     return Decision(after=schedule_poll(updated, PollKind.BATCH, soon))
@@ -167,7 +167,7 @@ def on_submit_info_unread(
     if error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED):
         # 0 stands for a number that cannot be read.
         updated = replace(updated, drain=replace(updated.drain, instances_submitted=0))
-    soon = now + timedelta(seconds=policy.poll.settling_s)
+    soon = now + timedelta(seconds=policy.poll.settling_interval_s)
     return Decision(after=schedule_poll(updated, PollKind.BATCH, soon))
 
 
@@ -190,7 +190,7 @@ def on_record_deleted(termination: Termination, now: datetime, policy: Policy) -
     if late and termination.machines.up:
         return _machines_stay(termination, now)
     if termination.machines.remaining and not late:
-        soon = now + timedelta(seconds=policy.poll.settling_s)
+        soon = now + timedelta(seconds=policy.poll.settling_interval_s)
         return Decision(after=schedule_poll(termination, PollKind.BATCH, soon))
     gone = evidence.machines_gone(termination)
     proven = evidence.MACHINES_GONE if gone else evidence.NO_INSTANCE_LIVE

@@ -24,9 +24,9 @@ GAP_S: Final = 300.0
 """Gap without an answer after which the earlier answers no longer count."""
 SEEN_JOB_MISSING_S: Final = 60.0
 """Time for which a job that was read before must be missing from every answer."""
-APPEARS_WITHIN_S: Final = 120.0
+NOT_FOUND_AFTER_S: Final = 120.0
 """Time that a job which was never read has to appear: reads can lag behind SubmitJob."""
-FORBIDDEN_S: Final = 600.0
+REFUSED_AFTER_S: Final = 600.0
 """Time for which the account must lack a permission."""
 UNREADABLE_S: Final = 60.0
 """Time for which reads past the deadline must fail."""
@@ -68,14 +68,14 @@ def with_answer(
 
 
 def missing(
-    termination: Termination, source: str, now: datetime, *, appears_within_s: float
+    termination: Termination, source: str, now: datetime, *, not_found_after_s: float
 ) -> Termination:
     """Return the termination after an answer that shows no such job.
 
-    ``appears_within_s`` is the time that a job which was never read has to appear.
+    ``not_found_after_s`` is the time that a job which was never read has to appear.
     """
     read_before = termination.job.observed_at is not None
-    window_s = SEEN_JOB_MISSING_S if read_before else appears_within_s
+    window_s = SEEN_JOB_MISSING_S if read_before else not_found_after_s
     return with_answer(termination, Verdict.MISSING, source, now, window_s=window_s)
 
 

@@ -49,13 +49,13 @@ class PollFilter:
     """Terminations whose jobs are polled in the same way.
 
     ``seen``: True: only those whose job was read before; False: only the others; None: both.
-    ``in_turn``: their operations take turns, even if one has polls that are due earlier.
+    ``by_turn``: their operations take turns, even if one has polls that are due earlier.
     """
 
     poll_kind: PollKind
     states: tuple[State, ...] = LIVE_STATES
     seen: bool | None = None
-    in_turn: bool = False
+    by_turn: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,15 +35,15 @@ AGE_SHARE: Final = 0.02
 class PollPolicy:
     """Bounds of the poll intervals, in seconds."""
 
-    batch_min_s: float = 0.5
-    batch_max_s: float = 2.0
-    drain_max_s: float = 15.0
-    held_s: float = 2.0
-    queued_s: float = 60.0
-    settling_s: float = 5.0
-    stopped_s: float = 60.0
+    batch_min_interval_s: float = 0.5
+    batch_max_interval_s: float = 2.0
+    drain_max_interval_s: float = 15.0
+    held_interval_s: float = 2.0
+    queued_interval_s: float = 60.0
+    settling_interval_s: float = 5.0
+    stopped_interval_s: float = 60.0
     """For jobs whose termination has ended, while they are watched for a revival."""
-    recount_min_s: float = 0.5
+    recount_min_interval_s: float = 0.5
 
 
 def batch_poll_interval_s(policy: PollPolicy, *, finishes_in_window: int) -> float:
@@ -53,7 +53,7 @@ def batch_poll_interval_s(policy: PollPolicy, *, finishes_in_window: int) -> flo
     """
     finishes_per_s = (finishes_in_window + 0.5) / FINISH_WINDOW_S
     interval_s = 1 / (BATCH_POLL_DENSITY * math.sqrt(finishes_per_s))
-    return min(policy.batch_max_s, max(policy.batch_min_s, interval_s))
+    return min(policy.batch_max_interval_s, max(policy.batch_min_interval_s, interval_s))
 
 
 def batch_due_at(
@@ -73,7 +73,7 @@ def batch_due_at(
     is sent once all of its jobs are due.
     """
     patient = (State.SETTLING, State.DRAINING) if proofs_wait else (State.SETTLING,)
-    patience = timedelta(seconds=policy.batch_max_s * (2 if proofs_wait else 1))
+    patience = timedelta(seconds=policy.batch_max_interval_s * (2 if proofs_wait else 1))
     due_at = min(
         next_poll_at + (patience if state in patient else timedelta())
         for state, next_poll_at in planned
@@ -83,7 +83,7 @@ def batch_due_at(
 
 def drain_poll_s(policy: PollPolicy, *, batch_interval_s: float, age_s: float) -> float:
     """Return the seconds until a draining job of this age is polled again by DescribeJobs."""
-    return max(batch_interval_s, min(policy.drain_max_s, age_s * AGE_SHARE))
+    return max(batch_interval_s, min(policy.drain_max_interval_s, age_s * AGE_SHARE))
 
 
 def recount_after_s(
@@ -100,6 +100,8 @@ def recount_after_s(
     With one read, or without progress between them: twice the shortest interval.
     """
     if before is None or before_at is None or before.live <= after.live:
-        return 2 * policy.recount_min_s
+        return 2 * policy.recount_min_interval_s
     rate_per_s = (before.live - after.live) / max((after_at - before_at).total_seconds(), 1e-3)
-    return min(policy.drain_max_s, max(policy.recount_min_s, after.live / rate_per_s))
+    return min(
+        policy.drain_max_interval_s, max(policy.recount_min_interval_s, after.live / rate_per_s)
+    )

@@ -12,7 +12,7 @@ from orchestrator.domain.model.observation import BatchReadFailed, JobUnlisted
 from orchestrator.domain.model.termination import PollFilter, PollKind
 from orchestrator.domain.pacing.polling import batch_due_at
 from orchestrator.engine.paced_calls import JOBS_PER_CALL, DescribeJobsCalls
-from orchestrator.engine.runtime.faulty_ids import Blame, SuspectJobs
+from orchestrator.engine.runtime.faulty_ids import NextRead, SuspectJobs
 from orchestrator.engine.runtime.loop import LoopKind
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ SUSPECTED_S = 60.0
 BACKOFF_MAX_S = 10.0
 
 WAITING_FOR_CALL = PollFilter(PollKind.BATCH, PENDING_STATES)
-FIRST_POLLS = PollFilter(PollKind.BATCH, PENDING_STATES, seen=False, in_turn=True)
+FIRST_POLLS = PollFilter(PollKind.BATCH, PENDING_STATES, seen=False, by_turn=True)
 """Jobs without an observation yet; used if one call cannot carry all jobs of WAITING_FOR_CALL."""
 KINDS = (PollFilter(PollKind.BATCH, SENT_STATES), WAITING_FOR_CALL, FIRST_POLLS)
 
@@ -100,10 +100,10 @@ class JobPoller:
             seen = await self._calls.states(rows)
         except CloudError as error:
             match self._suspects.failed(rows, turn, error):
-                case Blame.APART:
+                case NextRead.IN_HALVES:
                     until = partition.clock.now() + timedelta(seconds=SUSPECTED_S)
                     await partition.store.postpone([row.id for row in rows], until)
-                case Blame.BLAMED:
+                case NextRead.SINGLY:
                     await partition.together(
                         [(row, BatchReadFailed()) for row in rows], partition.apply_observations
                     )

@@ -67,7 +67,7 @@ class MachinePoller:
         if (wait_s := self._calls.wait_s()) > 0:
             return wait_s
         now = partition.clock.now()
-        seen_before = now - timedelta(seconds=partition.poll.settling_s)
+        seen_before = now - timedelta(seconds=partition.poll.settling_interval_s)
         apart = [id_ for id_, timer in self._apart.items() if timer.wait_s() > 0]
         due = await partition.store.instances.machines_due(
             now, seen_before, self._batch.at_once, without=apart

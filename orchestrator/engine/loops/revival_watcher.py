@@ -67,13 +67,13 @@ class RevivalWatcher:
             return await self._count(self._to_count.pop(next(iter(self._to_count))))
         if (wait_s := self._wait_s()) > 0:
             return wait_s
-        every = timedelta(seconds=partition.poll.stopped_s)
+        every = timedelta(seconds=partition.poll.stopped_interval_s)
         # Jobs that are due soon are polled along with the rest: fewer calls for as many jobs.
         rows = await partition.store.due_for_revival_check(
             partition.clock.now() - every / 2, self._batch.at_once
         )
         if not rows:
-            return COUNT_RETRY_S if self._to_count else partition.poll.stopped_s / 2
+            return COUNT_RETRY_S if self._to_count else partition.poll.stopped_interval_s / 2
         assert rows[0].watch.checked_at is not None
         due_at = rows[0].watch.checked_at + every
         wait_s = max(self._wait_s(), (due_at - partition.clock.now()).total_seconds())

@@ -49,7 +49,7 @@ READ_BEFORE = PollFilter(PollKind.SINGLE, PENDING_STATES, seen=True)
 """Jobs that were read before."""
 NEVER_READ = PollFilter(PollKind.SINGLE, PENDING_STATES, seen=False)
 """Jobs that were never read; those that are due are read in turn."""
-NEVER_READ_IN_TURN = replace(NEVER_READ, in_turn=True)
+NEVER_READ_BY_TURN = replace(NEVER_READ, by_turn=True)
 SUBMISSIONS = PollFilter(PollKind.SUBMIT_INFO)
 """Jobs to compare with their submit info: those that read as finished before any TerminateJob call,
 and those that settle with an unknown number of instances."""
@@ -90,9 +90,9 @@ class SingleJobPoller:
         # Copied first: a poll that ends during the query may be in its rows as it was before.
         under_way = set(self.calls.under_way)
         limit = len(under_way) + READS_PER_STEP
-        rows_of = await self._partition.store.next_polls(now, limit, *PLANNED, NEVER_READ_IN_TURN)
-        in_turn = rows_of.pop(NEVER_READ_IN_TURN)
-        once = {row.id: row for row in in_turn + rows_of[NEVER_READ]}
+        rows_of = await self._partition.store.next_polls(now, limit, *PLANNED, NEVER_READ_BY_TURN)
+        by_turn = rows_of.pop(NEVER_READ_BY_TURN)
+        once = {row.id: row for row in by_turn + rows_of[NEVER_READ]}
         rows_of[NEVER_READ] = list(once.values())
         rows_of[PROOFS] = sorted(rows_of[PROOFS] + rows_of.pop(LAST_COUNTS), key=_wanted_at)
         next_s, blocked_s, proofs_wait = math.inf, list[float](), False
@@ -104,7 +104,7 @@ class SingleJobPoller:
             else:
                 rows_of[TO_COUNT] = await self._to_count(counts_due)
         found = [(kind, rows_of[kind]) for kind in self._kinds]
-        for kind, row in _by_turns(found):
+        for kind, row in _interleaved(found):
             if row.id in under_way or row.id in self.calls.under_way:
                 continue
             due_s = 0.0 if kind is TO_COUNT else _seconds_until(row.schedule.next_poll_at, now)
@@ -235,7 +235,7 @@ class SingleJobPoller:
         )
 
 
-def _by_turns(
+def _interleaved(
     found: Sequence[tuple[PollFilter, Sequence[Termination]]],
 ) -> Iterator[tuple[PollFilter, Termination]]:
     """Return one row of each kind after the other, until there are none left."""

@@ -36,7 +36,7 @@ SHRINK_FACTOR = 10
 It is large because each further try costs a pause of the backoff; a refusal costs none.
 """
 SUSPECTS_MAX = 4
-"""Up to this many jobs of a refused call are no longer searched, but each blamed."""
+"""Up to this many jobs of a refused call are no longer searched, but each read singly."""
 REFUSED_MAX = 8
 """Refusals after which the action itself counts as forbidden, unless it has ever worked."""
 WORKED_RECENTLY_S = 60.0
@@ -77,14 +77,15 @@ class BatchSize:
         return asked == 1
 
 
-class Blame(Enum):
-    """What becomes of the jobs of a call that failed."""
+class NextRead(Enum):
+    """How the jobs of a call that failed are read next."""
 
-    UNCHANGED = auto()
-    APART = auto()
-    """Each half of them is to be called by itself; the batches leave them out."""
-    BLAMED = auto()
-    """They are to be read in another way."""
+    AS_BEFORE = auto()
+    """In batches: the failure was not due to one of them."""
+    IN_HALVES = auto()
+    """Each half of them by a call of its own; the batches leave them out."""
+    SINGLY = auto()
+    """Each job by itself, by another action."""
 
 
 class SuspectJobs:
@@ -127,20 +128,20 @@ class SuspectJobs:
         if rows[0].id in self._faulty:
             self._faulty.remove(rows[0].id)
 
-    def failed(self, rows: Sequence[Termination], kind: Hashable, error: CloudError) -> Blame:
-        """Record that a call for these jobs failed, and return what becomes of them.
+    def failed(self, rows: Sequence[Termination], kind: Hashable, error: CloudError) -> NextRead:
+        """Record that a call for these jobs failed, and return how they are read next.
 
-        A job that alone fails is blamed only while other calls work, unless it is refused.
+        A job that alone fails is read singly only while other calls work, unless it is refused.
         """
         if error.kind in NOT_EXECUTED:
-            return Blame.UNCHANGED
+            return NextRead.AS_BEFORE
         if error.kind in REFUSALS:
             return self._refused(rows, error)
         self._failures[kind] += 1
         faulty = rows[0].id in self._faulty
         often = self._failures[kind] >= SUSPECT_AFTER_FAILURES and not self._groups
         if rows is not self.next_group() and not faulty and not often:
-            return Blame.UNCHANGED
+            return NextRead.AS_BEFORE
         self._remove(rows)
         worked_recently = self._clock.monotonic() - self._worked_at <= WORKED_RECENTLY_S
         if len(rows) > 1 or not worked_recently:
@@ -154,9 +155,9 @@ class SuspectJobs:
                 rows[0].job_id,
                 error.with_advice,
             )
-        return Blame.BLAMED
+        return NextRead.SINGLY
 
-    def _refused(self, rows: Sequence[Termination], error: CloudError) -> Blame:
+    def _refused(self, rows: Sequence[Termination], error: CloudError) -> NextRead:
         self._remove(rows)
         self._refusals += 1
         forbidden = self._worked_at == -math.inf and self._refusals >= REFUSED_MAX
@@ -168,7 +169,7 @@ class SuspectJobs:
                 error.with_advice,
             )
         if forbidden or len(rows) <= SUSPECTS_MAX:
-            return Blame.BLAMED
+            return NextRead.SINGLY
         return self._halve(rows)
 
     def _remove(self, rows: Sequence[Termination]) -> None:
@@ -176,7 +177,7 @@ class SuspectJobs:
         if rows is self.next_group():
             self._groups.popleft()
 
-    def _halve(self, rows: Sequence[Termination]) -> Blame:
+    def _halve(self, rows: Sequence[Termination]) -> NextRead:
         half = len(rows) // 2
         self._groups += [part for part in (rows[:half], rows[half:]) if part]
-        return Blame.APART
+        return NextRead.IN_HALVES

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.decisions.escalation import going_on, read_since
 from orchestrator.domain.model.termination import EscalationLevel
-from orchestrator.services.explanation.before_call import queue_position
+from orchestrator.services.explanation.before_terminate_job import queue_position
 from orchestrator.services.explanation.phrases import explain_poll, job_state_text, time_text
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.unconfirmed import Verdict
-from orchestrator.services.explanation.before_call import (
+from orchestrator.services.explanation.before_terminate_job import (
     explain_held,
     explain_queued,
     explain_sending,

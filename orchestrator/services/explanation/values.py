@@ -38,7 +38,7 @@ UNEXPLAINED: Final = Explanation(
 class ExplanationContext:
     """What an explanation needs besides the termination.
 
-    ``ahead``: number of jobs for which TerminateJob is sent before this one.
+    ``jobs_ahead``: number of jobs for which TerminateJob is sent before this one.
     ``rate``: TerminateJob rate of the partition; None if this replica is not configured for it.
     ``trouble``: why the API calls of the partition fail now.
     ``capture_wait_s``: how long TerminateJob waits for the capture of the job's machines.
@@ -47,7 +47,7 @@ class ExplanationContext:
     """
 
     now: datetime
-    ahead: int
+    jobs_ahead: int
     rate: Rate | None
     trouble: ErrorDetail | None
     capture_wait_s: float

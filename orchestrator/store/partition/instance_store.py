@@ -20,7 +20,7 @@ from orchestrator.store.partition.fenced_writes import (
     tagged_union,
 )
 from orchestrator.store.schema import terminations
-from orchestrator.store.terminations.turns import DISPATCH_ORDER
+from orchestrator.store.terminations.turns import TERMINATE_ORDER
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -44,7 +44,7 @@ _TO_CAPTURE = (
         terminations.c.finished_at.is_(None),
         or_(terminations.c.capture_at.is_(None), terminations.c.capture_at <= CUTOFF),
     )
-    .order_by(*DISPATCH_ORDER)
+    .order_by(*TERMINATE_ORDER)
     .limit(LIMIT)
 )
 _TO_CAPTURE_OR_RESCAN = tagged_union(_TO_CAPTURE, stragglers.DUE_FOR_RESCAN)

@@ -51,7 +51,7 @@ from orchestrator.store.schema import (
 from orchestrator.store.terminations import milestones, set_aside, turns
 from orchestrator.store.terminations.decision_writes import write_decision, write_decisions
 from orchestrator.store.terminations.row_locks import RowLocks, unlocked
-from orchestrator.store.terminations.turns import DISPATCH_ORDER
+from orchestrator.store.terminations.turns import TERMINATE_ORDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -108,7 +108,7 @@ def _is_planned(kind: PollFilter) -> tuple[ColumnElement[bool], ...]:
 def _soonest(rows: Select[Any], kind: PollFilter) -> Select[Any]:
     t = terminations.c
     rows = rows.where(*_is_planned(kind))
-    if kind.in_turn:
+    if kind.by_turn:
         # Written so that SQLite does not use an index on next_poll_at and then sort all due rows.
         due = case((t.next_poll_at <= CUTOFF, 1), else_=0) == 1
         return rows.where(t.state.in_(kind.states), due).order_by(t.turn, t.seq).limit(LIMIT)
@@ -136,14 +136,14 @@ _READY_TO_TERMINATE = (
         terminations.c.terminate_after <= CUTOFF,
         or_(_CAPTURED, terminations.c.terminate_after <= _UNCAPTURED_BEFORE),
     )
-    .order_by(*DISPATCH_ORDER)
+    .order_by(*TERMINATE_ORDER)
     .limit(LIMIT)
 )
 # Terminations whose TerminateJob call waits for their capture only, behind the first ones.
 _WAITING_FOR_CAPTURE = (
     select(terminations)
     .where(IN_PARTITION, terminations.c.terminate_after <= CUTOFF, not_(_CAPTURED))
-    .order_by(*DISPATCH_ORDER)
+    .order_by(*TERMINATE_ORDER)
     .offset(bindparam("skip", type_=Integer))
     .limit(LIMIT)
 )

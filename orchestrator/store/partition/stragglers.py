@@ -22,7 +22,7 @@ from orchestrator.store.partition.fenced_writes import CUTOFF, IN_PARTITION, LIM
 from orchestrator.store.partition.machine_captures import write_instances
 from orchestrator.store.schema import RESCANNED, TO_RESCAN, attempts, instances, terminations
 from orchestrator.store.terminations import milestones
-from orchestrator.store.terminations.turns import DISPATCH_ORDER
+from orchestrator.store.terminations.turns import TERMINATE_ORDER
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -52,7 +52,7 @@ DUE_FOR_RESCAN = (
             and_(_T.escalation_started_at.is_not(None), _T.rescanned_at < _T.last_progress_at),
         ),
     )
-    .order_by(*DISPATCH_ORDER)
+    .order_by(*TERMINATE_ORDER)
     .limit(LIMIT)
 )
 

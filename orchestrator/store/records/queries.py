@@ -288,14 +288,14 @@ async def _termination_records(
     stored = await read_partitions(connection, {row["partition"] for row, _ in rows})
     waiting = [row for row, _ in rows if row["terminate_after"] is not None]
     queues = {row["partition"] for row in waiting}
-    ahead = await turns.ahead(connection, queues, [row["id"] for row in waiting], now)
+    jobs_ahead = await turns.jobs_ahead(connection, queues, [row["id"] for row in waiting], now)
     return [
         TerminationRecord(
             seq=row["seq"],
             termination=termination,
             operation_ids=tuple(operation_ids[row["id"]]),
             attempts=tuple(attempts_of[row["id"]]),
-            ahead=ahead.get(row["id"], 0),
+            jobs_ahead=jobs_ahead.get(row["id"], 0),
             trouble=trouble(partition),
             allowed_per_s=partition and partition.allowed_per_s,
             holder=holder(partition),

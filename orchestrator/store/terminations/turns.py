@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 _T = terminations.c
 _LINK = operation_terminations.c
-DISPATCH_ORDER = (_T.priority.desc(), _T.turn, _T.last_turn, _T.seq)
+TERMINATE_ORDER = (_T.priority.desc(), _T.turn, _T.last_turn, _T.seq)
 """The order of TerminateJob calls, and of captures."""
 
 # The unfinished operations of these terminations, with the last turn given to each.
@@ -251,11 +251,11 @@ async def join(
 # --- the position in the queue -------------------------------------------------------------------
 
 
-async def ahead(
+async def jobs_ahead(
     connection: AsyncConnection, partitions: Collection[str], ids: Sequence[str], now: datetime
 ) -> dict[str, int]:
     """Return, for each of these in the queue, how many jobs of its partition are before it."""
-    position = func.row_number().over(partition_by=_T.partition, order_by=DISPATCH_ORDER)
+    position = func.row_number().over(partition_by=_T.partition, order_by=TERMINATE_ORDER)
     queue = (
         select(_T.id, position.label("queue_position"))
         .where(_T.partition.in_(partitions), _T.terminate_after <= now, READ_BY_LOOPS)

@@ -35,7 +35,7 @@ from orchestrator.domain.model.observation import (
 )
 from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.loops.job_poller import FIRST_POLLS, KINDS, WAITING_FOR_CALL
-from orchestrator.engine.loops.single_job_poller import NEVER_READ_IN_TURN, PLANNED
+from orchestrator.engine.loops.single_job_poller import NEVER_READ_BY_TURN, PLANNED
 from orchestrator.services.ports import LiveTerminations
 from orchestrator.store import schema
 from orchestrator.store.partition.lease_store import SqlLeaseStore
@@ -171,7 +171,7 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
     assert [t.job_id for t in ready] == ["job-3", "job-1", "job-2"]
     record = await records.termination(ready[-1].id)
     assert record is not None
-    assert record.ahead == 2
+    assert record.jobs_ahead == 2
 
 
 async def test_planned_polls_are_those_of_the_terminations_that_are_polled_next(
@@ -230,7 +230,7 @@ async def test_the_next_terminations_are_found_without_sorting_all(
         if statement.startswith("SELECT") and "FROM terminations" in statement:
             asked.append((f"EXPLAIN {'' if shared else 'QUERY PLAN '}{statement}", parameters))
 
-    await store.next_polls(NOW, 10, *PLANNED, NEVER_READ_IN_TURN)
+    await store.next_polls(NOW, 10, *PLANNED, NEVER_READ_BY_TURN)
     await store.planned_polls(NOW, 10, *KINDS)
     ids = [f"trm_1_job-{number}" for number in range(100)]
     for kind in KINDS:

@@ -20,7 +20,7 @@ def test_no_observation_is_younger_than_now(now_s: float, age_s: float | None) -
         termination=termination(observed_at=NOW),
         operation_ids=(),
         attempts=(),
-        ahead=0,
+        jobs_ahead=0,
         trouble=None,
         holder=None,
         allowed_per_s=None,

@@ -324,20 +324,20 @@ def finishes(world: PartitionWorld, event: Event | None) -> None:
 
 async def test_finishes_shorten_the_poll_interval_for_fifteen_seconds(database: Database) -> None:
     world = PartitionWorld(database)
-    assert world.partition.policy().batch_interval_s == POLL.batch_max_s
+    assert world.partition.policy().batch_interval_s == POLL.batch_max_interval_s
     finishes(world, Event.SEEN_STOPPED)
-    assert world.partition.policy().batch_interval_s == POLL.batch_min_s
+    assert world.partition.policy().batch_interval_s == POLL.batch_min_interval_s
     world.clock.advance(15)
-    assert world.partition.policy().batch_interval_s == POLL.batch_min_s
+    assert world.partition.policy().batch_interval_s == POLL.batch_min_interval_s
     world.clock.advance(0.001)
-    assert world.partition.policy().batch_interval_s == POLL.batch_max_s
+    assert world.partition.policy().batch_interval_s == POLL.batch_max_interval_s
 
 
 @pytest.mark.parametrize("event", [None, *(e for e in Event if e is not Event.SEEN_STOPPED)])
 async def test_nothing_else_counts_as_a_finish(database: Database, event: Event | None) -> None:
     world = PartitionWorld(database)
     finishes(world, event)
-    assert world.partition.policy().batch_interval_s == POLL.batch_max_s
+    assert world.partition.policy().batch_interval_s == POLL.batch_max_interval_s
 
 
 async def test_reads_that_prove_jobs_stopped_shorten_the_poll_interval(database: Database) -> None:

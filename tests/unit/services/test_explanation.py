@@ -47,7 +47,7 @@ def unconfirmed(verdict: Verdict, *sources: str) -> Unconfirmed:
 
 def explained(state: State, **known: Any) -> Explanation:
     """Explain a termination with these values, in a context with those that it has."""
-    context: dict[str, Any] = {"now": NOW, "ahead": 0, "rate": Rate(2, 2), "trouble": None}
+    context: dict[str, Any] = {"now": NOW, "jobs_ahead": 0, "rate": Rate(2, 2), "trouble": None}
     context |= {"capture_wait_s": 10.0, "other_replica": None, "configured": True}
     context |= {name: known.pop(name) for name in context.keys() & known.keys()}
     if state in FINAL_STATES:
@@ -94,28 +94,28 @@ QUEUED: list[Situation] = [
     ),
     (
         "its time has come",
-        {"ahead": 0, "not_before": NOW, "terminate_after": NOW},
+        {"jobs_ahead": 0, "not_before": NOW, "terminate_after": NOW},
         "its turn for TerminateJob; jobs ahead of it: 0; 2 requests a second are allowed",
         "TerminateJob",
         NOW,
     ),
     (
         "in the queue",
-        {"ahead": 10, "rate": Rate(5, 5), "terminate_after": NOW},
+        {"jobs_ahead": 10, "rate": Rate(5, 5), "terminate_after": NOW},
         "its turn for TerminateJob; jobs ahead of it: 10; 5 requests a second are allowed",
         "TerminateJob",
         later(2),
     ),
     (
         "in the queue, and the cloud allows less than is configured",
-        {"ahead": 12, "rate": Rate(20, 3), "terminate_after": later(-60)},
+        {"jobs_ahead": 12, "rate": Rate(20, 3), "terminate_after": later(-60)},
         "; the cloud accepts 3.0 requests a second for now; 20 are configured",
         "TerminateJob",
         later(4),
     ),
     (
         "called again after a pause",
-        {"ahead": 0, "terminate_after": later(8), "revision": 2, "problem": THROTTLED},
+        {"jobs_ahead": 0, "terminate_after": later(8), "revision": 2, "problem": THROTTLED},
         "may be sent (last error: RequestLimitExceeded: too many calls)",
         "TerminateJob",
         later(8),
@@ -297,7 +297,7 @@ DRAINING: list[Situation] = [
     ),
     (
         "runs after its call, to be called again",
-        {"ahead": 4, "terminate_after": later(-5), "job_state": JobState.RUNNING},
+        {"jobs_ahead": 4, "terminate_after": later(-5), "job_state": JobState.RUNNING},
         "; 2 requests a second are allowed; the job kept running, or was revived, after the last ",
         "TerminateJob",
         later(2),
@@ -667,8 +667,8 @@ def test_an_account_that_only_another_replica_is_configured_for(
     state: State, changes: dict[str, Any]
 ) -> None:
     """Only that replica knows the request rate; everything else is the same on both."""
-    there = explained(state, rate=Rate(2, 2), ahead=4, **changes)
-    here = explained(state, rate=None, ahead=4, **changes)
+    there = explained(state, rate=Rate(2, 2), jobs_ahead=4, **changes)
+    here = explained(state, rate=None, jobs_ahead=4, **changes)
     assert here.waiting_for == there.waiting_for.replace("; 2 requests a second are allowed", "")
     assert here.next_action == there.next_action
 
@@ -686,5 +686,5 @@ def test_an_account_that_is_configured_no_longer(state: State) -> None:
 
 @pytest.mark.parametrize("state", FINAL_STATES, ids=str)
 def test_a_final_state_is_explained_the_same_in_every_context(state: State) -> None:
-    found = explained(state, rate=None, trouble=TROUBLE, ahead=None, configured=False)
+    found = explained(state, rate=None, trouble=TROUBLE, jobs_ahead=None, configured=False)
     assert found == explained(state)

@@ -70,7 +70,7 @@ async def test_no_drain_has_a_forecast_while_calls_fail(trouble: ErrorDetail | N
         termination=termination(State.DRAINING, forecast=forecast, give_up_at=later(3600)),
         operation_ids=(),
         attempts=(),
-        ahead=0,
+        jobs_ahead=0,
         trouble=trouble,
         holder=None,
         allowed_per_s=None,

@@ -18,7 +18,7 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.observation import CallAcknowledged, CallFailed, CallStarted
 from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.loops.job_poller import FIRST_POLLS
-from orchestrator.engine.loops.single_job_poller import NEVER_READ_IN_TURN
+from orchestrator.engine.loops.single_job_poller import NEVER_READ_BY_TURN
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
 from tests.support.stored_operations import PARTITION, operation
@@ -128,7 +128,7 @@ async def test_a_single_cancel_behind_many_is_called_next(queue: Queue) -> None:
     await queue.queued("A", 200)
     await queue.call_all(at_most=20)
     await queue.queued("B", 1)
-    assert (await queue.record("B-1")).ahead == 0
+    assert (await queue.record("B-1")).jobs_ahead == 0
     assert await queue.call() == "B-1"
 
 
@@ -292,10 +292,10 @@ async def test_the_reported_queue_position_is_the_real_one(queue: Queue, seed: i
         await queue.queued("ABCDEFGH"[number], random.randrange(1, 9))
         await queue.call_all(at_most=random.randrange(4))
     records = await queue.records.terminations(after=0, limit=1000, state=State.QUEUED)
-    shown = {record.termination.job_id: record.ahead for record in records}
+    shown = {record.termination.job_id: record.jobs_ahead for record in records}
     one = await queue.records.termination(records[-1].termination.id)
     assert one is not None
-    assert one.ahead == records[-1].ahead
+    assert one.jobs_ahead == records[-1].jobs_ahead
     made = await queue.call_all()
     assert shown == {job_id: place for place, job_id in enumerate(made)}
 
@@ -323,7 +323,7 @@ async def test_few_ids_do_not_wait_for_the_reads_of_many_that_are_not_listed(que
     polled = (await queue.store.next_polls(AT, 600, FIRST_POLLS))[FIRST_POLLS]
     changes = [(row, Decision(after=with_fields(row, poll_kind=PollKind.SINGLE))) for row in polled]
     await queue.store.apply(changes, AT)
-    rows = (await queue.store.next_polls(AT, 10, NEVER_READ_IN_TURN))[NEVER_READ_IN_TURN]
+    rows = (await queue.store.next_polls(AT, 10, NEVER_READ_BY_TURN))[NEVER_READ_BY_TURN]
     assert by_operation([row.job_id for row in rows]).count("B") == 3
 
 

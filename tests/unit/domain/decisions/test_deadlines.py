@@ -92,7 +92,7 @@ class Drain:
 
     def _decide(self, known: Termination, seen: Observation, now: datetime) -> Termination:
         # A job that reads FAILED is polled every second: in a day, that is often enough for less.
-        poll = replace(POLICY.poll, recount_min_s=max(0.5, self.give_up_after_s / 1000))
+        poll = replace(POLICY.poll, recount_min_interval_s=max(0.5, self.give_up_after_s / 1000))
         policy = replace(POLICY, escalation=self.policy, poll=poll)
         decision = decide(known, seen, now, policy)
         after = with_forecast(known, decision.after, now, None)

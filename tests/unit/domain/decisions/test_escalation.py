@@ -46,7 +46,7 @@ IN_ROUND_1 = with_fields(
 )
 UNREADABLE = InstanceScan(run=1, problem=ErrorDetail(code="Some.Code", message="why"))
 AROUND = ExplanationContext(
-    now=later(400), ahead=0, rate=Rate(2, 2), trouble=None, capture_wait_s=0.0
+    now=later(400), jobs_ahead=0, rate=Rate(2, 2), trouble=None, capture_wait_s=0.0
 )
 
 

@@ -151,7 +151,9 @@ def test_without_an_end_time_there_is_nothing_to_compare() -> None:
 def test_a_revival_is_explained_beside_the_final_state(
     known: dict[str, Any], said: str, to_do: str, state: State
 ) -> None:
-    around = ExplanationContext(now=later(90), ahead=0, rate=None, trouble=None, capture_wait_s=0.0)
+    around = ExplanationContext(
+        now=later(90), jobs_ahead=0, rate=None, trouble=None, capture_wait_s=0.0
+    )
     before = explain(replace(STOPPED, state=state), around)
     explanation = explain(
         with_fields(STOPPED, state=state, revival=Revival(at=later(60), **known)),

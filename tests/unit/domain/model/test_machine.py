@@ -156,7 +156,7 @@ def test_machines_that_are_gone_count_before_the_settle_window_has_passed() -> N
 
 def test_a_job_that_waits_for_its_machines_is_polled_again_soon() -> None:
     waiting = still_stopped(settling(**machines(gone=3)), 40).after
-    assert waiting.schedule.next_poll_at == later(40 + POLICY.poll.settling_s)
+    assert waiting.schedule.next_poll_at == later(40 + POLICY.poll.settling_interval_s)
 
 
 def test_machines_that_stay_up_end_it_unverified_at_its_deadline() -> None:

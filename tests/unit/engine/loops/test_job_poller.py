@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.decisions.unconfirmed_ends import (
-    APPEARS_WITHIN_S,
-    FORBIDDEN_S,
+    NOT_FOUND_AFTER_S,
+    REFUSED_AFTER_S,
     SEEN_JOB_MISSING_S,
 )
 from orchestrator.domain.model.batch_job import JobState
@@ -131,7 +131,7 @@ async def test_more_jobs_than_a_call_takes_are_read_once_each(database: Database
     await world.submit(*jobs)
     for _ in range(3):
         assert await world.job_poller.step() == 0
-    assert await world.job_poller.step() == POLL.queued_s
+    assert await world.job_poller.step() == POLL.queued_interval_s
     assert sizes(world) == [JOBS_PER_CALL] * 3, "the third is filled up with those not due"
     assert sorted(world.called("DescribeJobs")[: len(jobs)]) == jobs
 
@@ -170,7 +170,7 @@ async def test_a_settling_job_joins_the_next_batch_poll_that_others_need(
 
 @pytest.mark.parametrize(
     ("jobs", "calls", "wait_s"),
-    [(JOBS_PER_CALL - 1, [], POLL.batch_max_s), (JOBS_PER_CALL, [JOBS_PER_CALL], 0.0)],
+    [(JOBS_PER_CALL - 1, [], POLL.batch_max_interval_s), (JOBS_PER_CALL, [JOBS_PER_CALL], 0.0)],
 )
 async def test_a_full_call_is_sent_without_waiting(
     world: PartitionWorld, jobs: int, calls: list[int], wait_s: float
@@ -195,7 +195,10 @@ async def test_a_job_that_left_submitted_is_called_before_those_that_were_there_
     await due_in(world, 0, held)
     await world.job_poller.step()
     at = await world.termination(held)
-    assert (at.state, at.schedule.next_poll_at) == (State.HELD, world.clock.later(POLL.held_s))
+    assert (at.state, at.schedule.next_poll_at) == (
+        State.HELD,
+        world.clock.later(POLL.held_interval_s),
+    )
     world.clock.advance(3)
     world.woken()
     await world.job_poller.step()
@@ -226,14 +229,14 @@ async def test_unknown_ids_are_not_found_once_they_had_time_to_appear_and_cost_b
     unknown = job_ids(2 * JOBS_PER_CALL)
     await world.submit(*unknown)
     submitted_at = world.clock.now()
-    await world.polled(APPEARS_WITHIN_S - 1)
+    await world.polled(NOT_FOUND_AFTER_S - 1)
     assert await states(world) == {State.QUEUED: len(unknown)}
     await world.polled(5)
     assert await states(world) == {State.NOT_FOUND: len(unknown)}
     for job_id in unknown:
         ended = await world.termination(job_id)
         assert ended.finished_at is not None
-        assert ended.finished_at - submitted_at >= timedelta(seconds=APPEARS_WITHIN_S)
+        assert ended.finished_at - submitted_at >= timedelta(seconds=NOT_FOUND_AFTER_S)
     assert {call.action for call in world.simulator.calls} == {"DescribeJobs"}
     assert len(batch_polls(world)) <= 20
 
@@ -244,7 +247,7 @@ async def states(world: PartitionWorld) -> Counter[State]:
 
 
 async def test_a_setting_says_how_long_a_job_has_to_appear(world: PartitionWorld) -> None:
-    world.partition.appears_within_s = 600.0
+    world.partition.not_found_after_s = 600.0
     await world.submit(JOB)
     await world.polled(599)
     assert (await world.termination(JOB)).state is State.QUEUED
@@ -254,9 +257,9 @@ async def test_a_setting_says_how_long_a_job_has_to_appear(world: PartitionWorld
 
 async def test_a_job_that_appears_late_is_terminated(world: PartitionWorld) -> None:
     """SubmitJob has just responded, and DescribeJobs does not list the job yet."""
-    world.cloud_runs(JOB, hidden_s=APPEARS_WITHIN_S - 10)
+    world.cloud_runs(JOB, hidden_s=NOT_FOUND_AFTER_S - 10)
     await world.submit(JOB)
-    await world.polled(APPEARS_WITHIN_S)
+    await world.polled(NOT_FOUND_AFTER_S)
     seen = await world.termination(JOB)
     assert (seen.state, seen.job.state, seen.unconfirmed) == (State.QUEUED, JobState.RUNNING, None)
     await world.dispatch()
@@ -278,7 +281,7 @@ async def test_a_job_that_is_missing_from_one_answer_is_driven_on(
         world.cloud_runs(JOB, state="FAILED")
         until = world.clock.later(30)
         await due_in(world, 0, JOB, settle_until=until, observed_at=world.clock.now(), **SETTLING)
-    world.clock.advance(POLL.batch_max_s)
+    world.clock.advance(POLL.batch_max_interval_s)
     await world.job_poller.step()
     missing = await world.termination(JOB)
     assert missing.unconfirmed is not None
@@ -351,7 +354,7 @@ async def test_a_job_that_makes_a_batch_fail_is_among_few_that_are_read_one_by_o
     await world.probe()
     if "forbidden" in spec:
         assert (await world.termination(spoiler)).state is State.QUEUED, "it may be allowed later"
-        await world.polled(2 * FORBIDDEN_S)
+        await world.polled(2 * REFUSED_AFTER_S)
     assert (await world.termination(spoiler)).state is State.REFUSED
     for job_id in good:
         assert (await world.termination(job_id)).job.state is JobState.RUNNING

@@ -52,7 +52,7 @@ async def stopped(world: PartitionWorld, *ids: str) -> None:
         for _ in ids:
             await world.job_poller.step()
             await world.probe()
-        world.clock.advance(POLL.drain_max_s)
+        world.clock.advance(POLL.drain_max_interval_s)
     for job_id in ids:
         assert (await world.termination(job_id)).state in (State.SETTLING, State.VERIFIED)
 
@@ -77,7 +77,7 @@ async def ended(world: PartitionWorld, job_id: str = JOB) -> Termination:
 
 def explained(termination: Termination, world: PartitionWorld) -> str:
     around = ExplanationContext(
-        now=world.clock.now(), ahead=0, rate=Rate(2, 2), trouble=None, capture_wait_s=0.0
+        now=world.clock.now(), jobs_ahead=0, rate=Rate(2, 2), trouble=None, capture_wait_s=0.0
     )
     return explain(termination, around).waiting_for
 
@@ -113,7 +113,7 @@ async def settled_at(world: PartitionWorld) -> datetime:
 async def polled_until(world: PartitionWorld, at: datetime) -> None:
     """Poll the job, and its machines that are due, until then."""
     while (left_s := (at - world.clock.now()).total_seconds()) > 0:
-        world.clock.advance(min(left_s, POLL.settling_s))
+        world.clock.advance(min(left_s, POLL.settling_interval_s))
         await world.polled(0)
         await poll_machines(world)
 
@@ -133,10 +133,10 @@ async def test_machines_that_are_gone_are_read_again_at_the_end_of_the_settle_wi
     world.clock.advance(0.1)
     await world.polled(0)
     assert (await world.termination(JOB)).state is State.SETTLING, "they are to be confirmed"
-    world.clock.advance(POLL.settling_s)
+    world.clock.advance(POLL.settling_interval_s)
     await poll_machines(world)
     assert len(world.calls(DESCRIBE_INSTANCES)) == before + 1
-    await world.polled(POLL.batch_max_s)
+    await world.polled(POLL.batch_max_interval_s)
     await poll_machines(world)
     done = await world.termination(JOB)
     assert (done.state, done.evidence) == (State.VERIFIED, 5)

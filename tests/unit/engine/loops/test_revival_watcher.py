@@ -359,7 +359,7 @@ async def test_it_backs_off_from_a_failing_cloud_and_continues(world: PartitionW
 
 async def test_each_failure_in_a_row_doubles_the_wait_up_to_a_minute(world: PartitionWorld) -> None:
     await verify(world, JOB)
-    world.clock.advance(2 * POLL.stopped_s)
+    world.clock.advance(2 * POLL.stopped_interval_s)
     await world.job_poller.step()
     asked = list[str]()
 
@@ -378,7 +378,7 @@ async def test_each_failure_in_a_row_doubles_the_wait_up_to_a_minute(world: Part
             await passed(world, wait_s)
         world.network.before_arrival = None
         await world.revival_watcher.step()
-        await passed(world, 2 * POLL.stopped_s)
+        await passed(world, 2 * POLL.stopped_interval_s)
 
 
 async def passed(world: PartitionWorld, seconds: float) -> None:

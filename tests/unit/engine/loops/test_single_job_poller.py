@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain.decisions.unconfirmed_ends import APPEARS_WITHIN_S
+from orchestrator.domain.decisions.unconfirmed_ends import NOT_FOUND_AFTER_S
 from orchestrator.domain.model.batch_job import (
     InstanceCounters,
     JobSeen,
@@ -62,7 +62,7 @@ async def test_a_job_that_reads_failed_is_proven_stopped_by_its_counters(
     assert stopped.schedule.settle_until == world.clock.later(30)
     assert (stopped.schedule.poll_kind, stopped.schedule.next_poll_at) == (
         PollKind.BATCH,
-        world.clock.later(POLL.settling_s),
+        world.clock.later(POLL.settling_interval_s),
     )
 
 
@@ -75,7 +75,7 @@ async def test_a_finished_job_with_live_instances_is_read_again(world: Partition
     assert still.drain.counters == InstanceCounters(running=3, failed=7)
     assert (still.schedule.poll_kind, still.schedule.next_poll_at) == (
         PollKind.SINGLE,
-        world.clock.later(2 * POLL.recount_min_s),
+        world.clock.later(2 * POLL.recount_min_interval_s),
     )
 
 
@@ -180,7 +180,7 @@ async def test_a_job_that_the_cloud_does_not_know_is_not_found(world: PartitionW
     assert gone.state is State.QUEUED, "one response is no proof"
     assert gone.problem is not None
     assert gone.problem.code == "ResourceNotFound.Job"
-    await world.polled(APPEARS_WITHIN_S - 1)
+    await world.polled(NOT_FOUND_AFTER_S - 1)
     assert (await world.termination(JOB)).state is State.QUEUED
     await world.polled(1)
     gone = await world.termination(JOB)
@@ -356,7 +356,7 @@ async def test_the_job_poller_waits_while_proofs_wait_and_is_woken_when_they_do_
     world.cloud_runs(draining)
     await world.submit(draining, next_poll_at=world.clock.now(), **DRAINING)
     await world.probe()
-    assert await world.job_poller.step() == 2 * POLL.batch_max_s
+    assert await world.job_poller.step() == 2 * POLL.batch_max_interval_s
     world.clock.advance(1)
     world.woken()
     await world.single_job_poller.step()

@@ -13,7 +13,7 @@ from orchestrator.engine.runtime.faulty_ids import (
     SUSPECTS_MAX,
     WORKED_RECENTLY_S,
     BatchSize,
-    Blame,
+    NextRead,
     SuspectJobs,
 )
 from tests.support.clock import ManualClock
@@ -32,9 +32,9 @@ def suspects_of(clock: ManualClock) -> SuspectJobs:
     return SuspectJobs("the loop", "DescribeJobs", clock)
 
 
-def fail_often(suspects: SuspectJobs, rows: list[Termination]) -> Blame:
+def fail_often(suspects: SuspectJobs, rows: list[Termination]) -> NextRead:
     for _ in range(SUSPECT_AFTER_FAILURES - 1):
-        assert suspects.failed(rows, KIND, FAILED) is Blame.UNCHANGED
+        assert suspects.failed(rows, KIND, FAILED) is NextRead.AS_BEFORE
     return suspects.failed(rows, KIND, FAILED)
 
 
@@ -49,7 +49,7 @@ def search(suspects: SuspectJobs, culprit: Termination) -> list[Termination]:
     while rows := suspects.next_group():
         if culprit not in rows:
             suspects.worked(rows, None)
-        elif suspects.failed(rows, None, FAILED) is Blame.BLAMED:
+        elif suspects.failed(rows, None, FAILED) is NextRead.SINGLY:
             blamed += rows
     return blamed
 
@@ -58,13 +58,13 @@ def search(suspects: SuspectJobs, culprit: Termination) -> list[Termination]:
 def test_a_job_that_makes_calls_fail_is_found_and_then_called_alone(place: int) -> None:
     suspects, rows = suspects_of(ManualClock()), jobs(5)
     suspects.worked(rows[:1], KIND)
-    assert fail_often(suspects, rows) is Blame.APART
+    assert fail_often(suspects, rows) is NextRead.IN_HALVES
     assert leave_out(suspects, rows) == []
     assert search(suspects, rows[place]) == [rows[place]]
     others = [row for row in rows if row is not rows[place]]
     assert leave_out(suspects, [others[0], rows[place], *others[1:]]) == others
     assert leave_out(suspects, [rows[place], *others]) == [rows[place]]
-    assert suspects.failed([rows[place]], KIND, FAILED) is Blame.BLAMED
+    assert suspects.failed([rows[place]], KIND, FAILED) is NextRead.SINGLY
     suspects.worked([rows[place]], KIND)
     assert leave_out(suspects, rows) == rows
 
@@ -76,25 +76,25 @@ def test_no_job_is_blamed_while_no_other_call_works(*, worked: bool) -> None:
     if worked:
         suspects.worked([row], KIND)
         clock.advance(WORKED_RECENTLY_S + 1)
-    assert fail_often(suspects, [row]) is Blame.APART
+    assert fail_often(suspects, [row]) is NextRead.IN_HALVES
     for _ in range(3):
         assert suspects.next_group() == [row]
-        assert suspects.failed(suspects.next_group(), None, FAILED) is Blame.APART
+        assert suspects.failed(suspects.next_group(), None, FAILED) is NextRead.IN_HALVES
     suspects.worked(suspects.next_group(), None)
     assert leave_out(suspects, [row]) == [row]
 
 
 def test_one_search_runs_at_a_time() -> None:
     suspects, rows = suspects_of(ManualClock()), jobs(8)
-    assert fail_often(suspects, rows[:4]) is Blame.APART
-    assert suspects.failed(rows[4:], KIND, FAILED) is Blame.UNCHANGED
+    assert fail_often(suspects, rows[:4]) is NextRead.IN_HALVES
+    assert suspects.failed(rows[4:], KIND, FAILED) is NextRead.AS_BEFORE
     assert leave_out(suspects, rows) == rows[4:]
 
 
 def test_failures_of_one_kind_of_batch_do_not_count_for_another() -> None:
     suspects, rows = suspects_of(ManualClock()), jobs(4)
     for kind in range(2 * SUSPECT_AFTER_FAILURES):
-        assert suspects.failed(rows, kind, FAILED) is Blame.UNCHANGED
+        assert suspects.failed(rows, kind, FAILED) is NextRead.AS_BEFORE
 
 
 def test_a_refused_batch_is_halved_at_once_until_few_are_left() -> None:
@@ -102,8 +102,8 @@ def test_a_refused_batch_is_halved_at_once_until_few_are_left() -> None:
     verdicts = [suspects.failed(rows, KIND, REFUSED)]
     while group := suspects.next_group():
         verdicts.append(suspects.failed(group, None, REFUSED))
-        assert len(group) > SUSPECTS_MAX or verdicts[-1] is Blame.BLAMED
-    assert verdicts == [Blame.APART] * 3 + [Blame.BLAMED] * 4
+        assert len(group) > SUSPECTS_MAX or verdicts[-1] is NextRead.SINGLY
+    assert verdicts == [NextRead.IN_HALVES] * 3 + [NextRead.SINGLY] * 4
 
 
 @pytest.mark.parametrize("worked", [False, True])
@@ -114,10 +114,10 @@ def test_an_action_that_is_always_refused_is_forbidden_unless_it_ever_worked(
     if worked:
         suspects.worked(jobs(1), KIND)
     for _ in range(REFUSED_MAX - 1):
-        assert suspects.failed(jobs(10), KIND, REFUSED) is Blame.APART
+        assert suspects.failed(jobs(10), KIND, REFUSED) is NextRead.IN_HALVES
     for _ in range(2):
         verdict = suspects.failed(jobs(10), KIND, REFUSED)
-        assert verdict is (Blame.APART if worked else Blame.BLAMED)
+        assert verdict is (NextRead.IN_HALVES if worked else NextRead.SINGLY)
     assert len(caplog.messages) == (0 if worked else 1)
 
 
@@ -125,7 +125,7 @@ def test_an_action_that_is_always_refused_is_forbidden_unless_it_ever_worked(
 def test_what_was_not_executed_says_nothing_of_the_ids(kind: CloudErrorKind) -> None:
     suspects, rows, size = suspects_of(ManualClock()), jobs(8), BatchSize(100)
     for _ in range(3 * SUSPECT_AFTER_FAILURES):
-        assert suspects.failed(rows, KIND, error(kind)) is Blame.UNCHANGED
+        assert suspects.failed(rows, KIND, error(kind)) is NextRead.AS_BEFORE
         assert not size.failed(1, error(kind))
     assert (leave_out(suspects, rows), size.at_once) == (rows, 100)
 

@@ -63,7 +63,7 @@ def on_call_failed(
         ):
             if error.kind is CloudErrorKind.JOB_NOT_FOUND:
                 failed = unconfirmed_ends.missing(
-                    failed, TERMINATE_JOB, now, appears_within_s=policy.appears_within_s
+                    failed, TERMINATE_JOB, now, not_found_after_s=policy.not_found_after_s
                 )
             after = with_unknown_outcome(failed, now)
             if error.kind is not CloudErrorKind.OUTCOME_UNKNOWN:
@@ -108,7 +108,7 @@ def _on_call_forbidden(
     See :mod:`.unconfirmed_ends`.
     """
     updated = unconfirmed_ends.with_answer(
-        termination, Verdict.FORBIDDEN, TERMINATE_JOB, now, window_s=policy.permitted_within_s
+        termination, Verdict.FORBIDDEN, TERMINATE_JOB, now, window_s=policy.refused_after_s
     )
     assert updated.unconfirmed is not None
     if updated.unconfirmed.confirms(Verdict.FORBIDDEN, now):

@@ -117,7 +117,7 @@ def _on_state_submitted(termination: Termination, now: datetime, policy: Policy)
         if termination.state is State.HELD
         else apply_event(termination, Event.SEEN_SUBMITTED, now)
     )
-    at = now + timedelta(seconds=policy.poll.held_s)
+    at = now + timedelta(seconds=policy.poll.held_interval_s)
     return replace(decision, after=schedule_poll(decision.after, PollKind.BATCH, at))
 
 
@@ -155,12 +155,12 @@ def _on_terminable(termination: Termination, now: datetime, policy: Policy) -> D
     delay = backoff(termination, policy) if termination.state is State.SENDING else timedelta()
     after = replace(
         schedule_poll(
-            decision.after, PollKind.BATCH, now + timedelta(seconds=policy.poll.queued_s)
+            decision.after, PollKind.BATCH, now + timedelta(seconds=policy.poll.queued_interval_s)
         ),
         schedule=replace(
             decision.after.schedule,
             poll_kind=PollKind.BATCH,
-            next_poll_at=now + timedelta(seconds=policy.poll.queued_s),
+            next_poll_at=now + timedelta(seconds=policy.poll.queued_interval_s),
             terminate_after=(
                 termination.schedule.terminate_after
                 or max(now + delay, termination.request.not_before or now)

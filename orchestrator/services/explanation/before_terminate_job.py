@@ -68,13 +68,13 @@ def queue_position(
             next_action_at=captured_by,
         )
     position = Explanation(
-        waiting_for=f"its turn for TerminateJob; jobs ahead of it: {context.ahead}"
+        waiting_for=f"its turn for TerminateJob; jobs ahead of it: {context.jobs_ahead}"
         f"{_allowed_suffix(context.rate)}{last_error}",
         next_action="send TerminateJob",
     )
     if context.rate is None:
         return position
-    wait_s = context.ahead / context.rate.allowed_per_s
+    wait_s = context.jobs_ahead / context.rate.allowed_per_s
     return replace(position, next_action_at=context.now + timedelta(seconds=wait_s))
 
 
