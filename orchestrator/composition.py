@@ -176,6 +176,7 @@ def _context(
             capture_wait_s=settings.engine.capture_policy().wait_s,
             now=now,
             best_effort=BestEffort().leaving_out,
+            monotonic=env.clock.monotonic,
         ),
         certification=Certification(histories=SqlHistories(env.database), now=now),
         tokens={token.name: token.sha256 for token in settings.auth.tokens},

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from orchestrator.services.certification import Certification
     from orchestrator.services.inspection import Inspection
     from orchestrator.services.ports import (
-        OperationRecord,
+        FoundOperation,
         Records,
         TerminationRecord,
         Unconfigured,
@@ -115,7 +115,7 @@ async def submit(request: web.Request) -> web.Response:
     headers = {"Location": location, "Retry-After": "1"}
     if result.replayed:
         headers["Idempotency-Replayed"] = "true"
-    body = await _operation(context, await load_operation(context, result.operation_id))
+    body = await _operation(context, result.operation_id)
     return web.json_response(body, status=202, headers=headers)
 
 
@@ -159,16 +159,18 @@ async def _body(request: web.Request) -> bytes:
         raise Problem(400, "body-incomplete", "Incomplete request body", detail) from error
 
 
-async def load_operation(context: Context, operation_id: str) -> OperationRecord:
+async def find_operation(context: Context, operation_id: str) -> FoundOperation:
     """Return an operation; raises NotFound."""
-    record = await context.records.operation(operation_id)
-    if record is None:
+    found = await context.records.find_operation(operation_id)
+    if found is None:
         raise NotFound(f"no operation {operation_id}; GET /v1/operations lists them")
-    return record
+    return found
 
 
-async def _operation(context: Context, record: OperationRecord) -> dict[str, object]:
-    return schemas.operation(await context.inspection.operation(record))
+async def _operation(context: Context, operation_id: str) -> dict[str, object]:
+    found = await find_operation(context, operation_id)
+    (inspected,) = await context.inspection.operations([found])
+    return schemas.operation(inspected)
 
 
 async def list_operations(request: web.Request) -> web.Response:
@@ -176,7 +178,7 @@ async def list_operations(request: web.Request) -> web.Response:
     reject_unknown_parameters(request, *PAGING, "state", "account")
     page = Page.of(request)
     state = _choice(request, "state", ("running", "finished"))
-    records = await context.records.operations(
+    found = await context.records.find_operations(
         after=page.after,
         limit=page.limit,
         finished=None if state is None else state == "finished",
@@ -185,8 +187,8 @@ async def list_operations(request: web.Request) -> web.Response:
     return _list(
         request,
         "operations",
-        [schemas.operation(each) for each in await context.inspection.operations(records)],
-        page.next_token([record.seq for record in records]),
+        [schemas.operation(each) for each in await context.inspection.operations(found)],
+        page.next_token([each.seq for each in found]),
     )
 
 
@@ -194,7 +196,7 @@ async def get_operation(request: web.Request) -> web.Response:
     reject_unknown_parameters(request)
     context = request.app[CONTEXT]
     operation_id = _id(request)
-    body = await _operation(context, await load_operation(context, operation_id))
+    body = await _operation(context, operation_id)
     context.on_viewed(operation_id)
     return web.json_response(body)
 
@@ -205,14 +207,13 @@ async def stop_operation(request: web.Request) -> web.Response:
     context, operation_id = request.app[CONTEXT], _id(request)
     reason = schemas.parse_stop(await _body(request))
     await context.unconfigured.end(operation_id, by=request[auth.CALLER], reason=reason)
-    body = await _operation(context, await load_operation(context, operation_id))
-    return web.json_response(body)
+    return web.json_response(await _operation(context, operation_id))
 
 
 async def list_operation_terminations(request: web.Request) -> web.Response:
     reject_unknown_parameters(request, *PAGING, "state", "revived")
     operation_id = _id(request)
-    await load_operation(request.app[CONTEXT], operation_id)
+    await find_operation(request.app[CONTEXT], operation_id)
     return await _terminations(request, operation_id)
 
 
@@ -299,7 +300,7 @@ async def list_instances(request: web.Request) -> web.Response:
 
 async def list_operation_events(request: web.Request) -> web.Response:
     operation_id = _id(request)
-    await load_operation(request.app[CONTEXT], operation_id)
+    await find_operation(request.app[CONTEXT], operation_id)
     return await _events(request, operation_id=operation_id)
 
 

@@ -1,9 +1,15 @@
-"""Inspection: operations and terminations with their quota, explanation and forecast."""
+"""Inspection: operations and terminations with their quota, explanation and forecast.
+
+The jobs of an operation are counted from their rows, which takes longer the more they are. So an
+operation that many clients read, or one client reads often, is not counted for each request. A
+count is used again for 0.1 ms a job, at most for REUSED_MAX_S. One from before the end of the
+operation is not used after it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.model.lifecycle import State
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
     from orchestrator.services.explanation.values import Explanation
     from orchestrator.services.partitions import Partitions
     from orchestrator.services.ports import (
+        FoundOperation,
         OperationRecord,
         Records,
         TerminationRecord,
@@ -33,6 +40,11 @@ if TYPE_CHECKING:
 
     Places = frozenset[tuple[str, str]]
     """Accounts with a region of each."""
+
+
+REUSED_FOR_S_PER_JOB: Final = 1e-4
+"""Time for which a count is used again, for each job that was counted with it."""
+REUSED_MAX_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +84,7 @@ class Inspection:
     ``capture_wait_s``: how long TerminateJob waits for the capture of the job's machines.
     ``best_effort``: returns a context manager that logs what fails inside it, under this name, and
     goes on: a failed explanation or forecast is left out and never fails the request.
+    ``monotonic``: returns seconds of a clock that never jumps.
     """
 
     records: Records
@@ -80,13 +93,38 @@ class Inspection:
     capture_wait_s: float
     now: Callable[[], datetime]
     best_effort: Callable[[str], AbstractContextManager[None]]
+    monotonic: Callable[[], float]
+    _reused: dict[str, tuple[InspectedOperation, float]] = field(default_factory=dict, init=False)
+    """Operations that were inspected, each with the time until which that is used again."""
 
-    async def operation(self, record: OperationRecord) -> InspectedOperation:
-        """Add quota and forecast; there is no forecast while API calls of the partition fail."""
-        (inspected,) = await self.operations([record])
-        return inspected
+    async def operations(self, found: Sequence[FoundOperation]) -> list[InspectedOperation]:
+        """Count the jobs of each operation, and add quota and forecast.
 
-    async def operations(self, records: Sequence[OperationRecord]) -> list[InspectedOperation]:
+        There is no forecast while API calls of the partition fail.
+        """
+        inspected = self._still_valid(found)
+        to_count = [each.id for each in found if each.id not in inspected]
+        if to_count:
+            counted = await self._inspected(await self.records.operations(to_count))
+            jobs = sum(sum(each.record.jobs_by_state.values()) for each in counted)
+            until_s = self.monotonic() + min(REUSED_MAX_S, jobs * REUSED_FOR_S_PER_JOB)
+            self._reused.update({each.record.id: (each, until_s) for each in counted})
+            inspected |= {each.record.id: each for each in counted}
+        return [inspected[each.id] for each in found]
+
+    def _still_valid(self, found: Sequence[FoundOperation]) -> dict[str, InspectedOperation]:
+        """Return what may be used again, by id, and forget what is too old."""
+        now_s = self.monotonic()
+        for id_ in [id_ for id_, (_, until_s) in self._reused.items() if until_s <= now_s]:
+            del self._reused[id_]
+        earlier = ((each, self._reused[each.id][0]) for each in found if each.id in self._reused)
+        return {
+            each.id: inspected
+            for each, inspected in earlier
+            if each.finished == (inspected.record.finished_at is not None)
+        }
+
+    async def _inspected(self, records: Sequence[OperationRecord]) -> list[InspectedOperation]:
         """Add quota and forecast to each."""
         rates = {
             each.id: self.partitions.rate(each.partition, each.allowed_per_s) for each in records

@@ -64,6 +64,15 @@ class OperationRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FoundOperation:
+    """An operation whose jobs have not been counted."""
+
+    seq: int
+    id: str
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LiveTerminations:
     """Unfinished terminations in one state.
 
@@ -183,12 +192,15 @@ class Records(Protocol):
         Raises IdempotencyKeyReused. ``termination_ids`` has a new id for each job.
         """
 
-    async def operation(self, operation_id: str) -> OperationRecord | None: ...
+    async def find_operation(self, operation_id: str) -> FoundOperation | None: ...
 
-    async def operations(
+    async def find_operations(
         self, *, after: int, limit: int, finished: bool | None, account: str | None
-    ) -> list[OperationRecord]:
+    ) -> list[FoundOperation]:
         """Return operations below sequence number ``after``, the newest first."""
+
+    async def operations(self, ids: Collection[str]) -> list[OperationRecord]:
+        """Count the jobs of these operations; return them newest first."""
 
     async def progress(
         self, operations: Sequence[tuple[OperationRecord, float]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from tests.benchmarks import huge, idle, quota
+from tests.benchmarks import huge, idle, quota, reads
 
-BENCHMARKS = {"huge": huge.run, "idle": idle.run, "quota": quota.run}
+BENCHMARKS = {"huge": huge.run, "idle": idle.run, "quota": quota.run, "reads": reads.run}
 
 
 def main() -> int:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import tempfile
 import time
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,16 +12,14 @@ import aiohttp
 
 from orchestrator.simulator.http.app import serve
 from tests.benchmarks.alone import measured
+from tests.benchmarks.databases import new_database
 from tests.benchmarks.figures import Figure
 from tests.support import HANG_S
 from tests.support.postgres import any_server
 from tests.support.service import daemon, settings, simulator
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from orchestrator.simulator.simulator import Simulator
-    from tests.support.postgres import Server
 
 MOST_PERCENT = {1: 1.0, 100: 2.0, 1000: 5.0}
 """Share of a core that so many idle accounts may take."""
@@ -47,7 +43,7 @@ async def run() -> list[Figure]:
         for name in ("SQLite", "PostgreSQL"):
             found = {}
             for accounts in MOST_PERCENT:
-                async with _database(server if name == "PostgreSQL" else None) as url:
+                async with new_database(server if name == "PostgreSQL" else None) as url:
                     found[accounts] = await measured(_measure, accounts, url)
             figures += _figures(name, found)
     return figures
@@ -69,16 +65,6 @@ def _figures(name: str, found: dict[int, IdleRun]) -> list[Figure]:
         Figure(name=f"{name}: request to first call, 1 account", value=one.first_call_s, unit="s"),
         Figure(name=f"{name}: the same beside 999 idle ones, ratio", value=ratio, most=1.5),
     ]
-
-
-@asynccontextmanager
-async def _database(server: Server | None) -> AsyncIterator[str]:
-    if server is not None:
-        async with server.database() as url:
-            yield url
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield f"sqlite:///{folder}/bench.db"
 
 
 async def _measure(accounts: int, database_url: str) -> IdleRun:

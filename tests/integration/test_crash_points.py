@@ -50,6 +50,7 @@ from orchestrator.store.records.queries import SqlRecords
 from tests.support.call_checks import called_unread, check_attempts, check_events
 from tests.support.clock import SelfAdvancingClock
 from tests.support.leases import hold
+from tests.support.operation_records import operation_record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -299,7 +300,7 @@ class Process:
         return created.operation_id
 
     async def _finished(self, operation_id: str) -> bool:
-        operation = await self.records.operation(operation_id)
+        operation = await operation_record(self.records, operation_id)
         assert operation is not None, "an operation that the client got an id for is missing"
         return operation.finished_at is not None
 

@@ -11,6 +11,7 @@ from sqlalchemy import Select, Text, case, false, func, insert, or_, select, upd
 from orchestrator.services.ports import (
     AttemptRecord,
     EventRecord,
+    FoundOperation,
     InstanceRecord,
     LiveTerminations,
     OperationRecord,
@@ -63,6 +64,11 @@ _INSERT_NO_ROWS = [
 ]
 """One INSERT without rows for each table of a request or a call: it tests the privilege."""
 ASKED_AGAIN_AFTER = timedelta(seconds=5)
+_FOUND = select(
+    operations.c.seq,
+    operations.c.id,
+    operations.c.finished_at.is_not(None).label("finished"),
+)
 
 _T = terminations.c
 # The time from which a termination may be called.
@@ -128,14 +134,14 @@ class SqlRecords:
             if partition.trouble_code is not None
         }
 
-    async def operation(self, operation_id: str) -> OperationRecord | None:
-        found = await self._operations(select(operations).where(operations.c.id == operation_id))
+    async def find_operation(self, operation_id: str) -> FoundOperation | None:
+        found = await self._find_operations(_FOUND.where(operations.c.id == operation_id))
         return found[0] if found else None
 
-    async def operations(
+    async def find_operations(
         self, *, after: int, limit: int, finished: bool | None, account: str | None
-    ) -> list[OperationRecord]:
-        query = select(operations).order_by(operations.c.seq.desc()).limit(limit)
+    ) -> list[FoundOperation]:
+        query = _FOUND.order_by(operations.c.seq.desc()).limit(limit)
         if after:
             query = query.where(operations.c.seq < after)
         if finished is not None:
@@ -143,9 +149,15 @@ class SqlRecords:
             query = query.where(~is_null if finished else is_null)
         if account is not None:
             query = query.where(operations.c.account == account)
-        return await self._operations(query)
+        return await self._find_operations(query)
 
-    async def _operations(self, query: Select[Any]) -> list[OperationRecord]:
+    async def _find_operations(self, query: Select[Any]) -> list[FoundOperation]:
+        async with self._database.read(for_request=True, one_statement=True) as connection:
+            found = await connection.execute(query)
+            return [FoundOperation(**row) for row in found.mappings()]
+
+    async def operations(self, ids: Collection[str]) -> list[OperationRecord]:
+        query = select(operations).where(operations.c.id.in_(ids)).order_by(operations.c.seq.desc())
         async with self._database.read(for_request=True) as connection:
             rows = await legible(connection, query)
             return await operation_records(connection, rows, self._now())

@@ -41,6 +41,7 @@ from orchestrator.store import schema
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
 from tests.support.captures import found
+from tests.support.operation_records import operation_record, operation_records
 from tests.support.stored_operations import (
     PARTITION,
     SUBMISSION,
@@ -272,14 +273,14 @@ async def test_the_last_job_finishes_its_operation_with_an_outcome(
     await submit(records, 1, "job-1", "job-2")
     rows = await due_for_batch_poll(store, 10)
     await store.apply([(rows[0], decide(rows[0], Withdrawn(), NOW, POLICY))], NOW)
-    halfway = await records.operation("op_1")
+    halfway = await operation_record(records, "op_1")
     assert halfway is not None
     assert (halfway.outcome, halfway.finished_at) == (None, None)
     stopped = decide(rows[1], read(batch_read(None).state or read(None).state), NOW, POLICY)
     assert stopped.event is None
     done = decide(rows[1], Withdrawn(), later(3), POLICY)
     await store.apply([(rows[1], done)], later(3))
-    finished = await records.operation("op_1")
+    finished = await operation_record(records, "op_1")
     assert finished is not None
     assert (finished.outcome, finished.finished_at) == ("withdrawn", later(3))
     assert finished.jobs_by_state == {State.WITHDRAWN: 2}
@@ -334,7 +335,7 @@ async def test_an_operation_whose_jobs_went_partly_wrong_reports_each_one(
     rows = await due_for_batch_poll(store, 10)
     for row in sorted(rows, key=lambda each: WENT[each.job_id][2][-1][0]):
         before = row
-        unfinished = await records.operation("op_1")
+        unfinished = await operation_record(records, "op_1")
         assert unfinished is not None
         assert (unfinished.outcome, unfinished.finished_at) == (None, None)
         _, _, seen = WENT[row.job_id]
@@ -343,7 +344,7 @@ async def test_an_operation_whose_jobs_went_partly_wrong_reports_each_one(
             decision = decide(before, each, at, POLICY)
             await store.apply([(before, decision)], at)
             before = decision.after
-    operation = await records.operation("op_1")
+    operation = await operation_record(records, "op_1")
     assert operation is not None
     assert (operation.outcome, operation.finished_at) == ("partial", later(120))
     assert operation.jobs_by_state == {state: 1 for state, _, _ in WENT.values()}
@@ -379,7 +380,7 @@ async def test_operations_share_a_live_termination_and_both_finish(
     assert record is not None
     assert sorted(record.operation_ids) == ["op_1", "op_2"]
     await store.apply([(row, decide(row, Withdrawn(), NOW, POLICY)) for row in rows], NOW)
-    listed = await records.operations(after=0, limit=10, finished=True, account=None)
+    listed = await operation_records(records, finished=True)
     assert [o.id for o in listed] == ["op_2", "op_1"]
 
 
@@ -436,7 +437,7 @@ async def test_a_key_ends_after_seven_days(records: SqlRecords, request_hash: st
         again = operation(number, "job-1", created_at=later(after_s), **asked)
         made = await records.create(again, [f"trm_{number}"])
         assert (made.operation_id, made.replayed) == (expected, replayed)
-    kept = await records.operations(after=0, limit=9, finished=None, account=None)
+    kept = await operation_records(records)
     assert {each.id for each in kept} == {first, yours, "op_4", "op_6"}
 
 
@@ -471,7 +472,7 @@ async def test_a_failing_write_fails_no_other_of_its_transaction(
     assert results[0] == "op_1"
     assert isinstance(results[1], LookupError)
     assert results[2] == "op_2"
-    assert await records.operation("op_2") is not None
+    assert await operation_record(records, "op_2") is not None
 
 
 async def test_a_job_has_one_live_termination_at_most(
@@ -523,7 +524,7 @@ async def test_the_health_of_a_partition_is_returned_with_its_operations_and_ter
     terminations = await records.terminations(after=0, limit=10)
     stored = [(each.trouble, each.allowed_per_s) for each in terminations]
     assert stored == [condition, (None, None)]
-    operations = await records.operations(after=0, limit=10, finished=None, account=None)
+    operations = await operation_records(records)
     assert [each.allowed_per_s for each in operations] == [None, condition[1]]
 
 
@@ -554,7 +555,7 @@ async def test_counts_of_an_operation_are_integers(
     before = await only(store)
     seen = decide(before, read(JobState.RUNNING, LIVE), later(1), POLICY)
     await store.apply([(before, seen)], later(1))
-    record = await records.operation("op_1")
+    record = await operation_record(records, "op_1")
     assert record is not None
     assert {type(record.instances.total), type(record.instances.live)} == {int}
     assert record.instances.total == LIVE.total

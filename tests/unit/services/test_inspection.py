@@ -15,7 +15,12 @@ from orchestrator.domain.progress.instance_totals import Tally
 from orchestrator.engine.runtime.best_effort import BestEffort
 from orchestrator.services.inspection import Inspection
 from orchestrator.services.partitions import Partitions
-from orchestrator.services.ports import MachinesProgress, OperationRecord, TerminationRecord
+from orchestrator.services.ports import (
+    FoundOperation,
+    MachinesProgress,
+    OperationRecord,
+    TerminationRecord,
+)
 from tests.unit.domain.build import NOW, later, termination
 from tests.unit.domain.drains import progress
 
@@ -59,7 +64,100 @@ def inspection() -> Inspection:
         capture_wait_s=0.0,
         now=lambda: NOW,
         best_effort=BestEffort().leaving_out,
+        monotonic=lambda: 0.0,
     )
+
+
+def found(*numbers: int, finished: bool = False) -> list[FoundOperation]:
+    return [FoundOperation(seq=seq, id=f"op_{seq}", finished=finished) for seq in numbers]
+
+
+class Counts:
+    """Records that count the jobs of operations whenever they are asked."""
+
+    now_s = 0.0
+
+    def __init__(self, **changes: Any) -> None:
+        self.counted: list[str] = []
+        self.changes = changes
+
+    async def operations(self, ids: Sequence[str]) -> list[OperationRecord]:
+        self.counted += ids
+        return [
+            replace(OPERATION, seq=int(id_.removeprefix("op_")), id=id_, **self.changes)
+            for id_ in sorted(ids, reverse=True)
+        ]
+
+    async def progress(
+        self, operations: Sequence[tuple[OperationRecord, float]]
+    ) -> dict[str, Progress]:
+        return {record.id: progress(stopped_in_window=6) for record, _ in operations}
+
+
+def inspection_of(records: Counts) -> Inspection:
+    as_records: Any = records
+    return replace(inspection(), records=as_records, monotonic=lambda: records.now_s)
+
+
+async def ids_of(inspection: Inspection, page: Sequence[FoundOperation]) -> list[str]:
+    return [each.record.id for each in await inspection.operations(page)]
+
+
+@pytest.mark.parametrize(
+    ("jobs", "reused_s"), [(1, 1e-4), (100, 0.01), (10_000, 1.0), (50_000, 1.0)]
+)
+async def test_a_count_is_used_again_for_a_time_that_grows_with_its_jobs(
+    jobs: int, reused_s: float
+) -> None:
+    records = Counts(jobs_by_state={State.DRAINING: jobs})
+    inspected = inspection_of(records)
+    assert await ids_of(inspected, found(1)) == ["op_1"]
+    records.now_s = 0.99 * reused_s
+    assert await ids_of(inspected, found(1)) == ["op_1"]
+    assert records.counted == ["op_1"]
+    records.now_s = 1.01 * reused_s
+    assert await ids_of(inspected, found(1)) == ["op_1"]
+    assert records.counted == ["op_1", "op_1"]
+
+
+async def test_of_a_page_only_what_is_not_known_is_counted() -> None:
+    records = Counts(jobs_by_state={State.DRAINING: 10_000})
+    inspected = inspection_of(records)
+    assert await ids_of(inspected, found(3, 1)) == ["op_3", "op_1"]
+    assert await ids_of(inspected, found(4, 3, 2, 1)) == ["op_4", "op_3", "op_2", "op_1"]
+    assert records.counted == ["op_3", "op_1", "op_4", "op_2"]
+
+
+async def test_an_operation_that_has_ended_is_counted_again() -> None:
+    """Else it would be listed as finished with jobs that are not."""
+    records = Counts(jobs_by_state={State.DRAINING: 10_000})
+    inspected = inspection_of(records)
+    await inspected.operations(found(1))
+    records.changes = {"finished_at": NOW, "jobs_by_state": {State.VERIFIED: 10_000}}
+    (ended,) = await inspected.operations(found(1, finished=True))
+    assert ended.record.finished_at == NOW
+    assert ended.record.jobs_by_state == {State.VERIFIED: 10_000}
+
+
+class SlowCounts(Counts):
+    """A count that takes two seconds, in which the same is asked again."""
+
+    again: Inspection | None = None
+
+    async def operations(self, ids: Sequence[str]) -> list[OperationRecord]:
+        self.now_s += 2.0
+        if self.again is not None:
+            again, self.again = self.again, None
+            await again.operations(found(9))
+        return await super().operations(ids)
+
+
+async def test_what_expires_as_others_are_counted_stays_in_its_page() -> None:
+    records = SlowCounts(jobs_by_state={State.DRAINING: 10_000})
+    inspected = inspection_of(records)
+    await inspected.operations(found(1))
+    records.again = inspected
+    assert await ids_of(inspected, found(2, 1)) == ["op_2", "op_1"]
 
 
 @pytest.mark.parametrize("trouble", [None, TROUBLE])
@@ -82,10 +180,11 @@ async def test_no_drain_has_a_forecast_while_calls_fail(trouble: ErrorDetail | N
     )
 
 
-class Away:
-    """Records of a database that cannot be read."""
+class Away(Counts):
+    """Records of a database that cannot be read a second time."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.asked = 0
 
     async def progress(self, _: Sequence[tuple[OperationRecord, float]]) -> dict[str, Progress]:
@@ -95,15 +194,14 @@ class Away:
 
 async def test_a_database_that_cannot_be_read_is_asked_once_for_a_list() -> None:
     """Else a page of operations would take as many timeouts as it has operations."""
-    records: Any = Away()
-    listed = [replace(OPERATION, seq=seq, id=f"op_{seq}") for seq in range(1, 4)]
-    inspected = await replace(inspection(), records=records).operations(listed)
-    assert [each.record.seq for each in inspected] == [1, 2, 3]
+    records = Away()
+    inspected = await inspection_of(records).operations(found(3, 2, 1))
+    assert [each.record.seq for each in inspected] == [3, 2, 1]
     assert {each.stopped for each in inspected} == {None}
     assert records.asked == 1
 
 
-class Faulty:
+class Faulty(Counts):
     """Records in which a value of the second operation cannot be decoded."""
 
     async def progress(
@@ -115,7 +213,5 @@ class Faulty:
 
 
 async def test_a_faulty_row_costs_only_its_own_operation_the_forecast() -> None:
-    records: Any = Faulty()
-    listed = [replace(OPERATION, seq=seq, id=f"op_{seq}") for seq in range(1, 4)]
-    inspected = await replace(inspection(), records=records).operations(listed)
+    inspected = await inspection_of(Faulty()).operations(found(3, 2, 1))
     assert [each.stopped is None for each in inspected] == [False, True, False]

@@ -19,6 +19,7 @@ from orchestrator.store import schema
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
 from tests.support.leases import hold
+from tests.support.operation_records import operation_record
 from tests.support.postgresql_replicas import (
     another_session,
     blocked,
@@ -103,7 +104,7 @@ async def test_joining_waits_for_an_end_that_is_being_written(
         (again,) = await due_for_batch_poll(PartitionStore(one, fence), 10)
         assert again.id != before.id
         await withdraw_all(one, fence)
-        second = await records.operation("op_2")
+        second = await operation_record(records, "op_2")
         assert second is not None
         assert second.finished_at is not None
 
@@ -130,7 +131,7 @@ async def test_the_last_two_jobs_of_an_operation_end_at_once_in_two_partitions(
             await blocked(postgres, postgresql_url, 2)
             await connection.rollback()
         assert await asyncio.gather(*writing) == [1, 1]
-        second = await records.operation("op_2")
+        second = await operation_record(records, "op_2")
         assert second is not None
         assert (second.outcome, second.finished_at) == ("withdrawn", NOW)
 
@@ -144,6 +145,6 @@ async def test_the_largest_counts_can_be_stored(postgresql_url: str) -> None:
         many = InstanceCounters(running=COUNT_MAX, failed=COUNT_MAX)
         seen = decide(before, read(JobState.RUNNING, many), NOW, POLICY)
         await store.apply([(before, seen)], NOW)
-        found = await records.operation("op_1")
+        found = await operation_record(records, "op_1")
         assert found is not None
         assert (found.instances.total, found.instances.live) == (2 * COUNT_MAX, COUNT_MAX)

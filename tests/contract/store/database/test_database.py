@@ -25,6 +25,7 @@ from orchestrator.store.database.migrations import upgrade
 from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.schema import partitions
 from tests.support import HANG_S
+from tests.support.operation_records import operation_record
 from tests.support.sqlite_refusals import refusal
 from tests.support.stored_operations import submit
 from tests.unit.domain.build import NOW
@@ -548,7 +549,7 @@ async def test_requests_leave_a_connection_to_the_loops(
         for _ in range(READERS - 1):
             await stack.enter_async_context(database.read(for_request=True))
         with pytest.raises(StoreUnavailable, match="too many"):
-            await records.operation("op_1")
+            await operation_record(records, "op_1")
         assert await noted(database) == set()
 
 

@@ -34,6 +34,7 @@ from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
 from tests.support.leases import HOUR_S
+from tests.support.operation_records import operation_record, operation_records
 from tests.support.stored_operations import PARTITION, due_for_batch_poll, submit
 from tests.unit.domain.build import LIVE, NOW, POLICY, later, read
 
@@ -251,7 +252,7 @@ async def test_many_at_once(
     async def ask(database: Database, first: int) -> None:
         for number in range(first, first + 10):
             await submit(records(database), number, "shared", f"job-{number}")
-            assert await records(database).operation(f"op_{number}") is not None
+            assert await operation_record(records(database), f"op_{number}") is not None
 
     await asyncio.gather(
         *(ask(each, 1000 * n + 100 * m) for n, each in enumerate(replicas) for m in range(3))
@@ -259,7 +260,7 @@ async def test_many_at_once(
     store = PartitionStore(replicas[0], fence)
     while rows := await due_for_batch_poll(store, 50):
         await store.apply([(row, decide(row, Withdrawn(), NOW, POLICY)) for row in rows], NOW)
-    every = await records(replicas[1]).operations(after=0, limit=999, finished=None, account=None)
+    every = await operation_records(records(replicas[1]))
     assert len(every) == 90
     assert {each.outcome for each in every} == {"withdrawn"}
     assert await left_behind(postgres, urls[0]) == CLEAN
@@ -276,5 +277,7 @@ async def test_listening_causes_no_errors(
         for number in range(60):
             each = replicas[number % 3]
             await submit(records(each), number, f"job-{number}")
-            await asyncio.gather(*(records(each).operation(f"op_{number}") for _ in range(4)))
+            await asyncio.gather(
+                *(operation_record(records(each), f"op_{number}") for _ in range(4))
+            )
     assert [record.getMessage() for record in caplog.records if record.levelname != "INFO"] == []

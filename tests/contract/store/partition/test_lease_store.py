@@ -28,6 +28,7 @@ from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
 from tests.support.clock import ManualClock
+from tests.support.operation_records import operation_records
 from tests.support.stored_operations import (
     PARTITION,
     due_for_batch_poll,
@@ -545,7 +546,7 @@ async def test_unfinished_work_of_a_region_goes_to_the_partition_of_its_host(
         "job-2": PARTITION,
         "job-3": PARTITION,
     }
-    listed = await records.operations(after=0, limit=10, finished=None, account=None)
+    listed = await operation_records(records)
     assert {each.id: each.partition for each in listed} == {
         "op_1": PARTITION,
         "op_2": "main@new",

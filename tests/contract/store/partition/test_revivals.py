@@ -24,6 +24,7 @@ from orchestrator.store.partition import clock_steps
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.operation_history import SqlHistories
+from tests.support.operation_records import operation_record
 from tests.support.stored_operations import PARTITION, SUBMISSION, due_for_batch_poll, only, submit
 from tests.unit.domain.build import LIVE, NOW, POLICY, batch_read, later, read
 
@@ -211,7 +212,7 @@ async def test_a_clock_that_was_set_back_extends_no_revival_watch(
     seen = check_listed(watched, batch_read(JobState.RUNNING, at=later(10)), later(10))
     await store.record_revival_checks([seen], later(10), reterminate_max=3, new_id=NEW_ID)
     _, new = await stored(records)
-    operation = await records.operation(new.operation_ids[0])
+    operation = await operation_record(records, new.operation_ids[0])
     assert operation is not None
     assert operation.reterminate_for_s == 600.0
 
@@ -227,7 +228,7 @@ async def test_a_step_of_the_clock_leaves_the_time_to_terminate_again_as_it_was(
     await database.write(partial(clock_steps.follow, partition=PARTITION, steps_s=by_s))
     await check(store, batch_read(JobState.RUNNING), by_s + 110)
     _, new = await stored(records)
-    operation = await records.operation(new.operation_ids[0])
+    operation = await operation_record(records, new.operation_ids[0])
     assert operation is not None
     assert operation.reterminate_for_s == 500.0
 
@@ -244,7 +245,7 @@ async def test_a_revived_job_is_terminated_again_for_the_longest_request(
     revival = old.termination.watch.revival
     assert revival is not None
     assert new.operation_ids == (revival.reterminated_by,)
-    operation = await records.operation(new.operation_ids[0])
+    operation = await operation_record(records, new.operation_ids[0])
     assert operation is not None
     assert (operation.requested_by, operation.reason) == (
         "you",
@@ -392,7 +393,7 @@ async def test_revived_jobs_are_counted_and_listed(
     shown = {"job-2": runs}
     checks = [check_listed(each, shown.get(each.job_id), later(10)) for each in found]
     await store.record_revival_checks(checks, later(10), reterminate_max=3, new_id=NEW_ID)
-    operation = await records.operation(operation_id)
+    operation = await operation_record(records, operation_id)
     assert operation is not None
     assert operation.revived == 1
     for revived, job_id in ((True, "job-2"), (False, "job-1")):

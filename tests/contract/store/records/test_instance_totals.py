@@ -16,6 +16,7 @@ from orchestrator.domain.model.termination import Revival
 from orchestrator.domain.progress.instance_totals import InstanceGroup, Left, tally
 from orchestrator.store.mapping.termination_rows import revival_to_row, scan_to_row
 from orchestrator.store.schema import terminations
+from tests.support.operation_records import operation_record
 from tests.support.stored_operations import submit
 from tests.support.termination_fields import store_fields
 from tests.unit.domain.build import LIVE, NOW, STOPPED
@@ -72,7 +73,7 @@ async def test_the_sums_equal_those_of_the_domain_for_every_kind_of_termination(
         | ({"revival": revival} if revival else {})
         for state, evidence, seen_at, revival, counters in every
     ]
-    operation = await records.operation(await known(database, records, *jobs))
+    operation = await operation_record(records, await known(database, records, *jobs))
     assert operation is not None
     assert operation.instances == tally(
         InstanceGroup(
@@ -107,7 +108,7 @@ async def test_instances_that_only_a_capture_showed_are_live(
         refused | {"capture": replace(CAPTURED, occupying=0, waiting=0)},
         refused,
     )
-    operation = await records.operation(operation_id)
+    operation = await operation_record(records, operation_id)
     assert operation is not None
     found = operation.instances
     assert (found.total, found.live, found.stopped, found.jobs_not_counted) == (17, 8, 9, 4)

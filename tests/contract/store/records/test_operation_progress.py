@@ -17,6 +17,7 @@ from orchestrator.domain.progress.termination_forecast import FAILURES_MAX
 from orchestrator.store.records.drain_durations import FEW, OTHERS_MAX
 from orchestrator.store.records.operation_progress import ENDING_MAX
 from orchestrator.store.records.queries import SqlRecords
+from tests.support.operation_records import operation_record
 from tests.support.stored_operations import submit
 from tests.support.termination_fields import store_fields
 from tests.unit.domain.build import NOW, later
@@ -79,7 +80,7 @@ class Inspection:
         return found.termination
 
     async def progress(self, operation_id: str, calls_per_s: int = 2) -> Progress:
-        record = await self.records.operation(operation_id)
+        record = await operation_record(self.records, operation_id)
         assert record is not None
         return (await self.records.progress([(record, calls_per_s)]))[operation_id]
 

@@ -63,10 +63,11 @@ async def test_a_page_of_100_running_operations_takes_ten_queries(database: Data
         capture_wait_s=3.0,
         now=lambda: later(100),
         best_effort=BestEffort().leaving_out,
+        monotonic=lambda: 0.0,
     )
     with counted(database) as statements:
-        listed = await records.operations(after=0, limit=100, finished=False, account=None)
-        inspected = await inspection.operations(listed)
+        found = await records.find_operations(after=0, limit=100, finished=False, account=None)
+        inspected = await inspection.operations(found)
     assert len(inspected) == 100
     assert {each.stopped and each.stopped.made_at for each in inspected} == {later(100)}
     assert len(statements) <= QUERIES_MAX, statements

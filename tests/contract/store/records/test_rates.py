@@ -10,6 +10,7 @@ from sqlalchemy import insert
 from orchestrator.domain.model.attempt import TERMINATE_JOB, TERMINATE_TASK_INSTANCE
 from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.schema import attempts
+from tests.support.operation_records import operation_record
 from tests.support.stored_operations import PARTITION, submit
 from tests.unit.domain.build import NOW, later
 
@@ -51,7 +52,7 @@ def two_a_second(first_s: float, last_s: float) -> list[float]:
 
 
 async def used_per_s(database: Database, at_s: float) -> float:
-    found = await SqlRecords(database, lambda: later(at_s)).operation("op_2")
+    found = await operation_record(SqlRecords(database, lambda: later(at_s)), "op_2")
     assert found is not None
     return found.calls_per_s
 

@@ -21,6 +21,7 @@ from orchestrator.store import schema
 from orchestrator.store.partition import clock_steps
 from orchestrator.store.records.operation_history import SqlHistories
 from orchestrator.store.records.queries import SqlRecords
+from tests.support.operation_records import operation_record, operation_records
 from tests.support.stored_operations import PARTITION, submit
 from tests.support.termination_fields import store_fields
 from tests.unit.domain.build import NOW, POLICY, later
@@ -126,8 +127,8 @@ async def assert_alone_set_aside(database: Database, store: PartitionStore, oper
         assert alone is not None
         assert alone.termination == shown[0].termination
         assert alone.operation_ids == (operation,)
-        (listed,) = await records.operations(after=0, limit=10, finished=None, account=None)
-        assert listed == await records.operation(operation)
+        (listed,) = await operation_records(records)
+        assert listed == await operation_record(records, operation)
         certified = await Certification(
             histories=SqlHistories(database), now=lambda: later(5)
         ).issue(operation)
@@ -362,8 +363,8 @@ async def test_lists_hold_what_can_be_read_of_other_tables(
     await run(database, f"UPDATE {table} SET {column} = {value} WHERE {ONE[table]}")
     (shown,) = await records.terminations(after=0, limit=10)
     assert [each.target for each in shown.attempts] == [GOOD]
-    (listed,) = await records.operations(after=0, limit=10, finished=None, account=None)
-    assert (listed.id, listed) == (operation, await records.operation(operation))
+    (listed,) = await operation_records(records)
+    assert (listed.id, listed) == (operation, await operation_record(records, operation))
     events = await records.events(after=0, limit=9, operation_id=operation, termination_id=None)
     assert [event.number for event in events] == [1, 1, 2]
     instances = await records.instances(

@@ -11,6 +11,7 @@ from orchestrator.domain.forecasting.forecast import Forecast
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.progress.operation_forecast import forecast
 from orchestrator.domain.progress.termination_forecast import current
+from tests.support.operation_records import operation_record
 from tests.support.partition_world import AMPLE, JOB, QUOTAS, PartitionWorld, job_ids
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ async def forecast_of(world: PartitionWorld, job_id: str) -> Forecast:
 
 
 async def of_operation(world: PartitionWorld, operation_id: str = "op_1") -> Forecast:
-    record = await world.records.operation(operation_id)
+    record = await operation_record(world.records, operation_id)
     assert record is not None
     progress = await world.records.progress([(record, QUOTAS["TerminateJob"])])
     return forecast(progress[operation_id], world.clock.now())

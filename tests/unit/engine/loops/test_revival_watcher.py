@@ -19,6 +19,7 @@ from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 from orchestrator.store.partition.partition_store import PartitionStore
 from tests.support.clock import ManualClock
 from tests.support.loop_scenarios import step_revival_watcher, verify
+from tests.support.operation_records import operation_record
 from tests.support.partition_world import (
     AMPLE,
     JOB,
@@ -75,7 +76,7 @@ async def test_a_revived_job_is_recorded_and_watched_no_longer(world: PartitionW
     calls = len(polls(world))
     await watched(world, 600)
     assert len(polls(world)) == calls
-    operation = await world.records.operation("op_1")
+    operation = await operation_record(world.records, "op_1")
     assert operation is not None
     assert operation.revived == 1
 
