@@ -11,7 +11,7 @@
     │   └── NotPossible
     ├── StoreUnavailable        the database is not usable at the moment
     │   └── RowsLocked          another session has locked the rows to be written
-    ├── NotDriving              a replica cannot drive its partitions
+    ├── NotDriving              a replica processes none of its partitions
     ├── LeaseLost               another replica drives the partition, or may do so
     ├── IllegalTransition       a bug: an event that the lifecycle table does not allow
     ├── InvariantViolated       a bug: a decision that must not be written

@@ -182,7 +182,7 @@ class Partition:
         items: Sequence[tuple[Termination, T]],
         work: Callable[[Sequence[tuple[Termination, T]]], Awaitable[None]],
     ) -> None:
-        """Do ``work`` for all items together, or one by one if one of them makes it fail."""
+        """Do ``work`` for all items together, or one by one if it fails because of one of them."""
         try:
             await work(items)
         except RowsLocked as error:
@@ -245,7 +245,7 @@ class Partition:
         return replace(decision, after=after)
 
     async def apply_observations(self, seen: Sequence[tuple[Termination, Observation]]) -> None:
-        """Decide on each observation, and write all decisions in one transaction."""
+        """Decide on each observation, write all decisions together, and wake the loops."""
         now = self.clock.now()
         changes = [
             (termination, self.decide(termination, observation, now))
@@ -256,7 +256,7 @@ class Partition:
             self.on_decision(termination, decision)
 
     def on_decision(self, before: Termination, decision: Decision) -> None:
-        """Wake the loops that a decision concerns, and record ends of jobs and their durations."""
+        """Wake the loops that must act on a decision; record the duration of a drain that ended."""
         if before.schedule.set_aside is not None:
             log.warning(
                 "%s: termination %s of job %s goes on: it is no longer set aside",
@@ -302,7 +302,7 @@ class Partition:
         would write it.
         """
         quota = self.limiters[TERMINATE_JOB].quota
-        steps = round(quota.learnt_per_s(self.clock.monotonic()) / quota.rate_per_s * RATE_STEPS)
+        steps = round(quota.allowed_per_s(self.clock.monotonic()) / quota.rate_per_s * RATE_STEPS)
         return quota.rate_per_s * steps / RATE_STEPS if steps < RATE_STEPS else None
 
     @property

@@ -33,5 +33,5 @@ class Partitions:
         return Rate(configured, min(allowed_per_s or configured, configured))
 
     def other_replica(self, partition: str, holder: str | None) -> str | None:
-        """Return the other replica that drives it, given the holder of its lease."""
+        """Return the replica that holds its lease, or held it last, if it is not this one."""
         return None if partition in self.running else holder

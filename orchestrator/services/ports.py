@@ -76,8 +76,8 @@ class FoundOperation:
 class LiveTerminations:
     """Unfinished terminations in one state.
 
-    ``since``: the time from which TerminateJob may be sent for the oldest of them; None if their
-    times cannot be read.
+    ``since``: when the oldest of them was requested, or its ``not_before`` if that is later; None
+    if their times cannot be read.
     """
 
     count: int
@@ -306,7 +306,10 @@ class Unconfigured(Protocol):
     async def waiting(self) -> Sequence[Waiting]: ...
 
     async def end(self, operation_id: str, *, by: str, reason: str) -> None:
-        """End the rest of an operation; raises NotFound, and NotPossible if a replica drives it."""
+        """End the rest of an operation.
+
+        Raises NotFound, and NotPossible if a replica is configured for its account and region.
+        """
 
 
 class Histories(Protocol):

@@ -80,7 +80,7 @@ async def run() -> list[Figure]:
 
 
 async def _with_refusals(name: str, jobs: int, quotas: dict[str, int]) -> list[Figure]:
-    """Refuse calls of every action at random; the learnt rate must not follow."""
+    """Refuse calls of every action at random; the allowed rate must not follow."""
     seen = await measured(_measure, jobs, quotas, drain_s=[5, 20], refused_share=REFUSED_SHARE)
     return [
         *_use(name, seen, use_least=0.90, refused_most=0.002),

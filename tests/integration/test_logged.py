@@ -49,7 +49,7 @@ async def test_an_operation_is_three_lines(
         r"requested by 'local': 'over budget\nfor ever'"
     )
     assert called.startswith(
-        f"operation {operation_id}: first API call: TerminateJob for job-run0000"
+        f"operation {operation_id}: first termination request: TerminateJob for job-run0000"
     )
     assert finished["outcome"] == "verified"
     assert ended.startswith(f"operation {operation_id} of account 'main' finished: verified after ")

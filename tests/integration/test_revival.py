@@ -51,7 +51,7 @@ async def test_it_is_noticed_and_said_everywhere(
         found = await revived(running, operation_id)
         assert (found["state"], found["reterminated_by"]) == ("verified", None)
         assert "but the job was running again at" in found["waiting_for"]
-        assert found["next_action"] == "submit it again"
+        assert found["next_action"] == "request its termination again"
         after = await running.get(f"/v1/operations/{operation_id}")
         assert (after["outcome"], after["progress"]["revived"]) == ("verified", 1)
         listed = await running.get(f"/v1/operations/{operation_id}/terminations?revived=true")

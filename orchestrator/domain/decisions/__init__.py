@@ -9,9 +9,9 @@ or ``settling``. ``terminate_job_failures`` handles TerminateJob requests that f
 The claim that must never be wrong is "this job has stopped". It is built up as evidence levels (see
 ``evidence``):
 
-- 0: the request was accepted by this program. No effect on the job is known.
-- 1: the cloud acknowledged ``TerminateJob``, or acts on it. The call is asynchronous: instances
-  still run.
+- 0: the request was accepted by this program. ``TerminateJob`` was not acknowledged, although the
+  cloud may act on one whose reply was lost, or on that of another client.
+- 1: the cloud acknowledged ``TerminateJob``. The call is asynchronous: instances still run.
 - 2: the job is SUCCEED or FAILED. This alone proves little: a job can read FAILED while other
   instances still drain, and FAILED is not final, since anyone can call ``RetryJobs``.
 - 3: a count of the instances shows none live, and NextAction, if it was read, is not TERMINATING.

@@ -107,7 +107,8 @@ def _on_state_submitted(termination: Termination, now: datetime, policy: Policy)
         problem = ErrorDetail(
             code=ClientCode.JOB_SUBMITTED,
             message="the job is SUBMITTED, and the cloud forbids TerminateJob in this state",
-            advice='submit it again with on_submitted "hold", or once the job has left SUBMITTED',
+            advice='request the termination with on_submitted "hold", or once the job has left '
+            "SUBMITTED",
         )
         return apply_event(
             replace(termination, problem=problem), Event.CALL_REFUSED, now, why=problem.message

@@ -25,14 +25,14 @@ BEFORE_EFFECT: Final = (State.QUEUED, State.HELD, State.SENDING)
 _LATE: Final = ErrorDetail(
     code=ClientCode.DEADLINE_PASSED,
     message="the job was not proven stopped by its deadline",
-    advice="check the job in the console and terminate there what is live, or submit it again with "
-    "a longer give_up_after_s",
+    advice="check the job in the console and terminate there what is live, or request its "
+    "termination again with a longer give_up_after_s",
 )
 _UNSETTLED: Final = replace(
     _LATE,
     message="the job was observed stopped, but by its deadline it was not proven to stay stopped",
     advice="check in the console that the job was not revived, and terminate its machines that "
-    "are up, or submit it again with a longer give_up_after_s",
+    "are up, or request its termination again with a longer give_up_after_s",
 )
 
 

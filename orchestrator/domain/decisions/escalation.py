@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Drain, Termination
 
 READ_MAX_INSTANCES: Final = 5000
-"""Do not re-read instances of larger jobs: 5,000 rows are five DescribeTask requests."""
-MOST_FACTOR: Final = 10.0
+"""Maximum number of live instances to read again: 5,000 take five DescribeTask requests."""
+MAJORITY_FACTOR: Final = 10.0
 """Multiplier on ``after_s`` while more than half of the instances are live.
 
 The job may just drain slowly, and terminating nearly all instances one by one does what
@@ -65,9 +65,10 @@ class EscalationPolicy:
     """Conditions and limits of the levels.
 
     A level follows after ``after_s`` without progress, and not before the stall has lasted nearly
-    as long as the progress before it. TerminateTaskInstance is sent for at most ``instances_max``
-    live instances, up to ``rounds_max`` times each; 0 rounds: never. ``machines``: whether the
-    machines of as many may be terminated after that, once.
+    as long as the progress before it. TerminateTaskInstance is sent for each live instance,
+    up to ``rounds_max`` times; 0 rounds: never. ``machines``: whether their machines may be
+    terminated after that, once. A job with more than ``instances_max`` live instances gets neither:
+    manual action is required.
     """
 
     after_s: float = 60.0
@@ -160,8 +161,8 @@ def next_level(
     live = termination.drain.counters.live if termination.drain.counters else 0
     if not live or going_on(termination):
         return None
-    patient = stalled_for_s(termination, seen_at) < _patience_s(termination, policy)
-    if patient and not _must_begin(_level(termination), termination, seen_at, policy):
+    may_wait = stalled_for_s(termination, seen_at) < _stall_needed_s(termination, policy)
+    if may_wait and not _must_begin(_levels_done(termination), termination, seen_at, policy):
         return None
     may_call = termination.request.escalate and live <= policy.instances_max
     # Skip the rounds for which the deadline leaves no time.
@@ -180,24 +181,25 @@ def next_level(
     return EscalationLevel.MACHINES if may_terminate_machines else EscalationLevel.MANUAL
 
 
-def _patience_s(termination: Termination, policy: EscalationPolicy) -> float:
+def _stall_needed_s(termination: Termination, policy: EscalationPolicy) -> float:
+    """Return the seconds without progress after which the next level is due."""
     counted, began_at = termination.drain.counters, termination.calls.acknowledged_at
-    most = counted is not None and 2 * counted.live > counted.total
-    patience_s = policy.after_s * (MOST_FACTOR if most else 1.0)
+    majority = counted is not None and 2 * counted.live > counted.total
+    needed_s = policy.after_s * (MAJORITY_FACTOR if majority else 1.0)
     if began_at is None or termination.drain.last_progress_at is None:
-        return patience_s
+        return needed_s
     return max(
-        patience_s, MOVED_SHARE * (termination.drain.last_progress_at - began_at).total_seconds()
+        needed_s, MOVED_SHARE * (termination.drain.last_progress_at - began_at).total_seconds()
     )
 
 
 def is_urgent(termination: Termination, seen_at: datetime, policy: EscalationPolicy) -> bool:
     """Return whether there is a next level that the deadline leaves no time to postpone."""
-    must_begin = _must_begin(_level(termination), termination, seen_at, policy)
+    must_begin = _must_begin(_levels_done(termination), termination, seen_at, policy)
     return must_begin and next_level(termination, seen_at, policy) is not None
 
 
-def _level(termination: Termination) -> int:
+def _levels_done(termination: Termination) -> int:
     """Return the number of levels before the next one."""
     return termination.escalation.round + (termination.escalation.level is EscalationLevel.MACHINES)
 

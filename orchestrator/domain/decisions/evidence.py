@@ -1,7 +1,8 @@
 """Evidence levels and what a read proves.
 
-0: the request was accepted by this program. 1: the cloud acknowledged TerminateJob, or was observed
-to act on it. 2: the job reads SUCCEED or FAILED. 3: moreover, no instance is live and the counters
+0: the request was accepted by this program; TerminateJob was not acknowledged, although the cloud
+may act on one whose reply was lost, or on that of another client. 1: the cloud acknowledged
+TerminateJob. 2: the job reads SUCCEED or FAILED. 3: moreover, no instance is live and the counters
 add up; a job whose state the vendor does not document reaches 3 without 2. 4: moreover, every
 machine that the job had when TerminateJob was sent is gone. 5: all of this was read again after the
 settle window. A job that was never called has 2 to 5 without 1. Without the machine ids from before
@@ -28,8 +29,8 @@ NO_INSTANCE_LIVE: Final = 3
 MACHINES_GONE: Final = 4
 READ_AGAIN: Final = 5
 MEANINGS: Final[Mapping[int, str]] = {
-    0: "the request was accepted; no effect on the job is known",
-    ACKNOWLEDGED: "the cloud acknowledged TerminateJob, or was observed to act on it",
+    0: "the request was accepted; TerminateJob was not acknowledged",
+    ACKNOWLEDGED: "the cloud acknowledged TerminateJob",
     JOB_FINISHED: "the job reads SUCCEED or FAILED",
     NO_INSTANCE_LIVE: "the job does not run, and a count that adds up showed no live instance",
     MACHINES_GONE: "every machine that the job had when TerminateJob was sent is gone as well",

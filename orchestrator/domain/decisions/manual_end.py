@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
 
 
-def stopped(
+def end_manually(
     termination: Termination, now: datetime, *, by: str, reason: str, untouched: bool
 ) -> Decision:
     """End the termination: withdrawn if ``untouched``, else unverified.
@@ -33,6 +33,6 @@ def stopped(
         message=f"{account} are not configured, so the job could not be followed; it was "
         f"ended by {by}",
         advice="check the job in the console and terminate there what is live, or configure the "
-        "account and submit the job again",
+        "account and request the termination again",
     )
     return apply_event(replace(termination, problem=problem), Event.GAVE_UP, now, why=why)

@@ -109,5 +109,5 @@ def record_deleted(termination: Termination) -> ErrorDetail:
         code=ClientCode.JOB_DELETED,
         message=f"the cloud no longer knows the job: its record was deleted before {before}",
         advice="check in the console that none of its machines is left: the cloud deletes records "
-        "of finished jobs only, but this job was not observed to finish",
+        "of finished jobs only, but the instances of this one were not observed stopped",
     )

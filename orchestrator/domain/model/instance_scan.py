@@ -56,8 +56,9 @@ class CapturePolicy:
     """Timing and limits of captures.
 
     Jobs of at most ``before_max_instances`` are captured before TerminateJob, whatever ``when``
-    says. No TerminateJob waits for its capture longer than ``before_max_s``, and none waits for a
-    capture that cannot be made in that time while its quota is idle. A machine whose instance was
+    says. TerminateJob waits at most ``before_max_s`` for its capture. If captures cannot keep up
+    with the quota of TerminateJob, jobs whose capture would be too late are terminated without
+    waiting, so that no permit is unused. A machine whose instance was
     STARTING counts as gone only ``starting_watch_s`` after the job stopped.
     """
 
@@ -68,7 +69,7 @@ class CapturePolicy:
 
     @property
     def wait_s(self) -> float:
-        """Seconds that TerminateJob waits for a capture that has not started."""
+        """Maximum time that TerminateJob waits for a capture."""
         before = self.when is CaptureTiming.BEFORE or self.before_max_instances > 0
         return self.before_max_s if before and self.when is not CaptureTiming.NONE else 0.0
 

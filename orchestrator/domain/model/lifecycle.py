@@ -36,9 +36,10 @@ class State(StrEnum):
     REFUSED = "refused"
     """Final: the cloud refuses TerminateJob permanently."""
     WITHDRAWN = "withdrawn"
-    """Final: withdrawn before any TerminateJob was sent."""
+    """Final: its operation was stopped (``:stop``) before any TerminateJob was sent."""
     UNVERIFIED = "unverified"
-    """Final: at its deadline the job was live, or not proven to have stopped for good."""
+    """Final: at its deadline or at ``:stop``, the job was live or not proven to have stopped for
+    good."""
 
     @property
     def final(self) -> bool:
@@ -76,7 +77,7 @@ class Event(StrEnum):
     GAVE_UP = "gave_up"
     """The deadline passed, or the termination was ended manually."""
     WITHDRAWN = "withdrawn"
-    """The termination was withdrawn before any TerminateJob was sent."""
+    """Its operation was stopped before any TerminateJob was sent."""
 
 
 TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
@@ -130,10 +131,13 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
 }
 
 LIVE_STATES: Final = tuple(state for state in State if not state.final)
+"""States of a termination that goes on."""
 FINAL_STATES: Final = tuple(state for state in State if state.final)
 PENDING_STATES: Final = (State.QUEUED, State.HELD)
+"""States in which a termination waits for TerminateJob to be sent."""
 SENT_STATES: Final = tuple(state for state in LIVE_STATES if state not in PENDING_STATES)
 PROVEN_STATES: Final = (State.VERIFIED, State.ALREADY_FINISHED)
+"""Final states in which the job is proven to have stopped."""
 
 
 def next_state(state: State, event: Event) -> State:

@@ -56,7 +56,7 @@ class BatchReadFailed:
 
 @dataclass(frozen=True, slots=True)
 class Withdrawn:
-    """The requester withdrew the termination."""
+    """The operation was stopped before any TerminateJob was sent."""
 
 
 Read = JobSeen | JobSubmitted | JobUnlisted | BatchReadFailed | ReadFailed

@@ -216,7 +216,8 @@ class Escalation:
     round: int = 0
     """Number of rounds of TerminateTaskInstance so far."""
     finished_at: datetime | None = None
-    """Time at which the last request of a round was answered; not set by decisions."""
+    """End of the last completed round: each of its requests was answered or failed. Not set by
+    decisions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,11 @@ they take at least one shortest round trip, so 95 % of the shortest recent round
 Without the discount, only 76 % of a quota are used if a round trip takes 200 ms (jitter 100 ms).
 The discount applies once round trips of eight seconds are known.
 
-The learnt rate (``quota.LearntRate``). Calls are refused even though the permits keep the quota if
-another client uses the same quota or the whole account has a limit. One refusal is noise. If more
-than 6 % of the calls of the last 5 s were refused, the rate drops by the refused share; it climbs
-by 1.5 % of the configured rate per second. The rate spaces the calls, and never changes the number
-of permits.
+The allowed rate (``quota.AllowedRate``). Calls are refused even though the permits keep the quota
+if another client uses the same quota or the whole account has a limit. One refusal is noise. If
+more than 6 % of the calls of the last 5 s were refused, the rate drops by the refused share; it
+climbs by 1.5 % of the configured rate per second. The rate spaces the calls, and never changes the
+number of permits.
 
 What can fail, and what holds then:
 

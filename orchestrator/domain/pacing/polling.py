@@ -28,7 +28,7 @@ minimizes the total wait of all jobs.
 """
 FINISH_WINDOW_S: Final = 15.0
 AGE_SHARE: Final = 0.02
-"""The interval is at most this share of a drain's age: long drains need fewer polls."""
+"""The interval grows with the drain's age by this share: long drains need fewer polls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +65,16 @@ def batch_due_at(
 ) -> datetime:
     """Return when to send the DescribeJobs call that reads these jobs.
 
-    ``planned``: state and planned poll of each job, the earliest first. A settling job waits for a
-    poll that other jobs need, so that the end of each settle window does not cost a call of its
-    own. ``proofs_wait``: jobs that read finished wait for the quota of their proof. Finding more of
-    them is not urgent then: the longest interval is doubled, and the caller asks again as soon as
-    no job waits. ``full``: the call holds as many jobs as possible and others wait behind it, so it
-    is sent once all of its jobs are due.
+    ``planned``: state and planned poll of each job, the earliest first. A settling job waits up to
+    ``batch_max_interval_s`` for a poll that other jobs need, so that the end of each settle window
+    does not cost a call of its own.
+
+    ``proofs_wait``: jobs that read finished wait for the quota of their proof. Finding more of them
+    is not urgent then: draining and settling jobs wait for twice ``batch_max_interval_s``, and the
+    caller asks again as soon as no proof waits.
+
+    ``full``: the call holds as many jobs as possible and others wait behind it, so it is sent once
+    all of its jobs are due.
     """
     patient = (State.SETTLING, State.DRAINING) if proofs_wait else (State.SETTLING,)
     patience = timedelta(seconds=policy.batch_max_interval_s * (2 if proofs_wait else 1))

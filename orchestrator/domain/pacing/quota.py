@@ -25,15 +25,15 @@ SECONDS_KEPT: Final = 128
 SECONDS_NEEDED: Final = 8
 
 JUDGED_S: Final = 5.0
-"""The learnt rate is judged by the replies of this many seconds."""
+"""The allowed rate is judged by the replies of this many seconds."""
 JUDGED_CALLS_MIN: Final = 20
-"""Minimum number of these replies, or half of what the learnt rate allows, if that is less."""
+"""Minimum number of these replies, or half of what the allowed rate allows, if that is less."""
 REFUSALS_MIN: Final = 2
 REFUSED_SHARE_MAX: Final = 0.06
 CLIMB_SHARE_PER_S: Final = 0.015
-"""Share of the configured rate by which the learnt rate climbs per second."""
+"""Share of the configured rate by which the allowed rate climbs per second."""
 RATE_SHARE_MIN: Final = 0.05
-"""The learnt rate never falls below this share of the configured rate.
+"""The allowed rate never falls below this share of the configured rate.
 
 Without calls, nothing more could be learnt.
 """
@@ -54,7 +54,7 @@ class Rate:
     allowed_per_s: float
 
 
-class LearntRate:
+class AllowedRate:
     """Calls per second that the cloud accepts, estimated from its refusals.
 
     The rate climbs by 1.5 % of the configured rate per second. Once more than 6 % of the calls
@@ -110,13 +110,13 @@ class Quota:
 
     At first, all permits count as spent: it is not known which calls were sent in the second
     before. With ``spread``, calls are sent at even intervals, so that an urgent one never waits
-    behind a burst. Without it, they are sent so only while the learnt rate is below the configured
+    behind a burst. Without it, they are sent so only while the allowed rate is below the configured
     one.
     """
 
     def __init__(self, rate_per_s: int, *, now: float, spread: bool) -> None:
         self.rate_per_s = rate_per_s
-        self._learnt = LearntRate(rate_per_s, now=now)
+        self._allowed = AllowedRate(rate_per_s, now=now)
         self._spread = spread
         self._free_at = [now + WINDOW_S] * rate_per_s
         self._next_send_at = now + WINDOW_S
@@ -124,9 +124,9 @@ class Quota:
         """The shortest round trip of each second with a reply."""
         self._second_ends_at = -math.inf
 
-    def learnt_per_s(self, now: float) -> float:
-        """Return the learnt rate in calls per second; it never exceeds the configured rate."""
-        return self._learnt.per_s(now)
+    def allowed_per_s(self, now: float) -> float:
+        """Return the allowed rate in calls per second; it never exceeds the configured rate."""
+        return self._allowed.per_s(now)
 
     def ready_at(self) -> float:
         """Return when the next call may be sent; infinite while no permit is left."""
@@ -136,7 +136,7 @@ class Quota:
         """Take the permit that is ready first; its time may be in the future."""
         send_at = max(self.ready_at(), now)
         heapq.heappop(self._free_at)
-        per_s = self.learnt_per_s(now)
+        per_s = self.allowed_per_s(now)
         if self._spread or per_s < self.rate_per_s:
             self._next_send_at = send_at + TRUSTED_SHARE * WINDOW_S / per_s
         return Permit(send_at)
@@ -148,7 +148,7 @@ class Quota:
     def put_back_answered(self, *, sent_at: float, answered_at: float) -> None:
         """Put back the permit of a call that was answered and not refused as over the quota."""
         self._put_back(sent_at, answered_at)
-        self._learnt.answered(answered_at)
+        self._allowed.answered(answered_at)
 
     def put_back_refused(
         self, *, sent_at: float, answered_at: float, ceiling_per_s: int | None
@@ -158,7 +158,7 @@ class Quota:
         ``ceiling_per_s``: the calls per second that the refusal message itself names as allowed.
         """
         self._put_back(sent_at, answered_at)
-        return self._learnt.refused(answered_at, ceiling_per_s=ceiling_per_s)
+        return self._allowed.refused(answered_at, ceiling_per_s=ceiling_per_s)
 
     def put_back_unanswered(self, now: float) -> None:
         """Put back the permit of a call that failed without a reply."""

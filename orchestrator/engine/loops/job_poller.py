@@ -58,18 +58,18 @@ class JobPoller:
         planned = await partition.store.planned_polls(partition.clock.now(), JOBS_PER_CALL, *KINDS)
         if len(planned[WAITING_FOR_CALL]) < JOBS_PER_CALL:
             planned[FIRST_POLLS] = []
-        for turn in list(self._kinds):
-            if turn is None:
+        for kind in list(self._kinds):
+            if kind is None:
                 rows = self._suspects.next_group()
-            elif (due_s := self._due_s(planned[turn])) <= 0:
-                rows = await self._jobs_of_next_call(planned[turn], turn)
+            elif (due_s := self._due_s(planned[kind])) <= 0:
+                rows = await self._jobs_of_next_call(planned[kind], kind)
                 next_s = 0.0
             else:
                 rows, next_s = (), min(next_s, due_s)
             if rows:
-                self._kinds.remove(turn)
-                self._kinds.append(turn)
-                return await self._poll(rows, turn)
+                self._kinds.remove(kind)
+                self._kinds.append(kind)
+                return await self._poll(rows, kind)
         partition.batch_poll_due_at += next_s
         return next_s
 
@@ -94,12 +94,12 @@ class JobPoller:
         rows = await partition.store.planned(self._suspects.leave_out(ids), kind)
         return [row for row in rows if not row.request.begins_after(partition.clock.now())]
 
-    async def _poll(self, rows: Sequence[Termination], turn: PollFilter | None) -> float:
+    async def _poll(self, rows: Sequence[Termination], kind: PollFilter | None) -> float:
         partition = self._partition
         try:
             seen = await self._calls.states(rows)
         except CloudError as error:
-            match self._suspects.failed(rows, turn, error):
+            match self._suspects.failed(rows, kind, error):
                 case NextRead.IN_HALVES:
                     until = partition.clock.now() + timedelta(seconds=SUSPECTED_S)
                     await partition.store.postpone([row.id for row in rows], until)
@@ -108,7 +108,7 @@ class JobPoller:
                         [(row, BatchReadFailed()) for row in rows], partition.apply_observations
                     )
             return self._calls.pause_s()
-        self._suspects.worked(rows, turn)
+        self._suspects.worked(rows, kind)
         await partition.together(
             [(row, seen.get(row.job_id) or JobUnlisted()) for row in rows],
             partition.apply_observations,

@@ -78,8 +78,8 @@ class JobTerminator:
         k / calls_per_s and its capture k / captures_per_s seconds from now.
         """
         now = self._partition.clock.monotonic()
-        captures_per_s = min(limiter.quota.learnt_per_s(now) for limiter in self._of_captures)
-        calls_per_s = self._limiter.quota.learnt_per_s(now)
+        captures_per_s = min(limiter.quota.allowed_per_s(now) for limiter in self._of_captures)
+        calls_per_s = self._limiter.quota.allowed_per_s(now)
         if captures_per_s >= calls_per_s:
             return None
         return 1 + int(wait_s * captures_per_s * calls_per_s / (calls_per_s - captures_per_s))

@@ -113,7 +113,10 @@ class SuspectJobs:
         return self._groups[0] if self._groups else ()
 
     def leave_out(self, ids: Sequence[str]) -> Sequence[str]:
-        """Return the terminations whose jobs may share a call; the first alone if it is faulty."""
+        """Return which of these may share a call: none that is suspected or faulty.
+
+        If the first is known to be faulty, only that one is returned.
+        """
         suspects = {row.id for group in self._groups for row in group}
         if ids[0] in self._faulty and ids[0] not in suspects:
             return ids[:1]
@@ -131,7 +134,8 @@ class SuspectJobs:
     def failed(self, rows: Sequence[Termination], kind: Hashable, error: CloudError) -> NextRead:
         """Record that a call for these jobs failed, and return how they are read next.
 
-        A job that alone fails is read singly only while other calls work, unless it is refused.
+        A job whose own call fails counts as faulty if other calls worked recently. The jobs
+        of a refused call are read singly once they are few.
         """
         if error.kind in NOT_EXECUTED:
             return NextRead.AS_BEFORE

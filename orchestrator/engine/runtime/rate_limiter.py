@@ -111,6 +111,6 @@ class RateLimiter:
                 "it stays low, configure a lower quota, or find out who else uses this credential",
                 self.name,
                 error,
-                self.quota.learnt_per_s(now),
+                self.quota.allowed_per_s(now),
                 self.quota.rate_per_s,
             )

@@ -111,7 +111,7 @@ _EXPLAIN: Final[Mapping[State, Explainer]] = {
     State.NOT_FOUND: explain_not_found,
     State.REFUSED: explain_final(
         "the termination was refused for good; `error` has the reason",
-        "follow the advice in `error`, then submit the job again",
+        "follow the advice in `error`, then request the termination again",
     ),
     State.WITHDRAWN: explain_final("it was withdrawn before TerminateJob was sent"),
     State.UNVERIFIED: explain_unverified,

@@ -50,7 +50,8 @@ def explain_not_found(termination: Termination, _: ExplanationContext) -> Explan
     else:
         return Explanation(
             waiting_for="nothing: the cloud knows no such job in this account and region",
-            next_action="check the job id, the account and the region, and submit it again",
+            next_action="check the job id, the account and the region, then request the "
+            "termination again",
         )
     return Explanation(
         waiting_for=f"nothing: the cloud {known} and no longer knows it; the job was deleted "
@@ -74,13 +75,14 @@ def explain_unverified(termination: Termination, context: ExplanationContext) ->
         return Explanation(
             waiting_for="nothing: every instance was observed stopped, but the job could not be "
             "read again after the settle window" + last_error_suffix(termination),
-            next_action="check in the console that the job was not revived, or submit it again",
+            next_action="check in the console that the job was not revived, or request its "
+            "termination again",
         )
     return Explanation(
         waiting_for=f"nothing: the deadline passed with {live_count(termination)}; "
         f"{job_state_text(termination)}{escalation_suffix(termination)}"
         + last_error_suffix(termination),
-        next_action=f"{manual_steps(termination)}; or submit it again",
+        next_action=f"{manual_steps(termination)}; or request the termination again",
     )
 
 
@@ -100,7 +102,8 @@ def with_revival(explanation: Explanation, termination: Termination) -> Explanat
     if revival is None:
         return explanation
     observed_at = time_text(revival.at)
-    observed, advice = f"the job was running again at {observed_at}", "submit it again"
+    observed = f"the job was running again at {observed_at}"
+    advice = "request its termination again"
     if revival.instances_live and revival.job_state.finished:
         observed = f"{revival.instances_live} of its instances were running again at "
         observed += f"{observed_at}, although the job state is {revival.job_state}"
@@ -112,7 +115,7 @@ def with_revival(explanation: Explanation, termination: Termination) -> Explanat
         advice = f"see GET /v1/operations/{revival.reterminated_by}"
     elif revival.limit_reached:
         observed += ", and was terminated again as often as engine.reterminate_max allows"
-        advice = "check in the console who calls RetryJobs, then submit it again"
+        advice = "check in the console who calls RetryJobs, then request the termination again"
     return replace(
         explanation, waiting_for=f"{explanation.waiting_for}; but {observed}", next_action=advice
     )

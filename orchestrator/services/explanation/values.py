@@ -43,7 +43,7 @@ class ExplanationContext:
     ``trouble``: why the API calls of the partition fail now.
     ``capture_wait_s``: how long TerminateJob waits for the capture of the job's machines.
     ``configured``: whether any replica is configured for the partition.
-    ``other_replica``: the other replica that drives the partition, if one does.
+    ``other_replica``: the replica that holds the partition, or held it last, if it is not this one.
     """
 
     now: datetime

@@ -29,7 +29,6 @@ async def calls_until_last(
 ) -> dict[str, int]:
     """Return the number of TerminateJob calls up to that for each operation's last waiting job.
 
-    That is how many calls are made until the last waiting job of each operation has had its own.
     Operations take turns, so no other operation has more calls until then than this one. A job of
     several operations counts for one of them.
     """

@@ -1,4 +1,4 @@
-"""Rows of the partitions that were ever held: who holds each, and its health."""
+"""Rows of the partitions: which replica holds each or held it last, and its health."""
 
 from __future__ import annotations
 

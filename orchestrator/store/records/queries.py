@@ -71,7 +71,7 @@ _FOUND = select(
 )
 
 _T = terminations.c
-# The time from which a termination may be called.
+# When a termination was requested, or its not_before if that is later.
 _SINCE = case((_T.not_before > _T.created_at, _T.not_before), else_=_T.created_at)
 # Unfinished terminations by state, with the oldest; ``others_since`` leaves out those set aside.
 _LIVE_BY_STATE = (

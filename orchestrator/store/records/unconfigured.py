@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import and_, case, func, literal, or_, select, update
 
-from orchestrator.domain.decisions.manual_end import stopped
+from orchestrator.domain.decisions.manual_end import end_manually
 from orchestrator.domain.errors import NotFound, NotPossible
 from orchestrator.domain.model.attempt import INTERRUPTED, TERMINATE_JOB
 from orchestrator.domain.model.lifecycle import LIVE_STATES
@@ -106,7 +106,7 @@ class StoredUnconfigured:
             shared = await _shared(transaction, rows)
             for before in rows:
                 untouched = before.id not in sent and before.id not in shared
-                decision = stopped(before, at, by=by, reason=reason, untouched=untouched)
+                decision = end_manually(before, at, by=by, reason=reason, untouched=untouched)
                 await _end(transaction, before, decision, at)
             return bool(rows)
 

@@ -37,7 +37,7 @@ _UNCHANGED = and_(
     terminations.c.state == bindparam("guard_state"),
     terminations.c.revision == bindparam("guard_revision"),
 )
-"""The state is still the one that the decision was made on."""
+"""The row is still the one that the decision was made on."""
 
 _UPDATE_IF_UNCHANGED = (
     update(terminations)
@@ -111,8 +111,8 @@ async def write_decisions(
 ) -> int:
     """Write each decision whose termination is unchanged; return how many changed a state.
 
-    A decision without an event changes no state: if its guard fails, a newer observation is stored
-    already, and only its count is kept. Raises InvariantViolated.
+    A decision without an event changes no state. If its guard fails, a newer observation is stored
+    already; of the decision, only the instance counters are then kept. Raises InvariantViolated.
     """
     for before, decision in changes:
         invariants.check(before, decision, at)

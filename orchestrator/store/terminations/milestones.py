@@ -63,12 +63,18 @@ def accepted(transaction: Transaction, new: NewOperation) -> None:
 async def called(
     transaction: Transaction, termination_id: str, job_id: str, action: str, at: datetime
 ) -> None:
-    """Store that a call is about to be sent, and log it if it is the first of an operation."""
+    """Store when a job was first called, and log the first termination request of an operation."""
     first = await transaction.execute(
         _SET_FIRST_CALLED_AT, {"termination_id": termination_id, "called_at": at}
     )
     for operation_id in sorted(first.scalars()):
-        _log(transaction, "operation %s: first API call: %s for %s", operation_id, action, job_id)
+        _log(
+            transaction,
+            "operation %s: first termination request: %s for %s",
+            operation_id,
+            action,
+            job_id,
+        )
 
 
 def moved(transaction: Transaction, decision: Decision) -> None:
@@ -86,7 +92,7 @@ def moved(transaction: Transaction, decision: Decision) -> None:
 
 def revived(transaction: Transaction, termination: Termination, revival: Revival) -> None:
     observed = f"runs again after it had stopped ({revival.job_state})"
-    next_step = "it is not terminated again; submit it again if it must stop"
+    next_step = "it is not terminated again; if it must stop, request its termination again"
     if revival.reterminated_by:
         next_step = f"operation {revival.reterminated_by} terminates it again"
     elif revival.ended:
@@ -95,7 +101,7 @@ def revived(transaction: Transaction, termination: Termination, revival: Revival
     elif revival.limit_reached:
         next_step = (
             "it keeps running: it was terminated again as often as engine.reterminate_max allows; "
-            "find out who calls RetryJobs, then submit it again"
+            "find out who calls RetryJobs, then request its termination again"
         )
     _log_about(transaction, termination, "%s: %s", observed, next_step, level=WARNING)
 

@@ -273,7 +273,7 @@ async def test_a_call_that_works_restores_the_health_whichever_loop_made_it(
     assert await published(world) is None
 
 
-async def test_the_rate_learnt_from_throttling_is_reported_until_throttling_ends(
+async def test_the_rate_allowed_from_throttling_is_reported_until_throttling_ends(
     database: Database,
 ) -> None:
     world = PartitionWorld(database, faults={"TerminateJob": {"throttle": {"first_n": 5}}})
@@ -288,7 +288,7 @@ async def test_the_rate_learnt_from_throttling_is_reported_until_throttling_ends
         reported_per_s.append(allowed_per_s)
         world.clock.advance(0.5)
         await world.partition.publish_health()
-    assert quota.learnt_per_s(world.clock.monotonic()) == pytest.approx(2, abs=0.05)
+    assert quota.allowed_per_s(world.clock.monotonic()) == pytest.approx(2, abs=0.05)
     assert reported_per_s[0] == 0.1
     assert reported_per_s == sorted(reported_per_s), "it climbs"
     assert len(set(reported_per_s)) == 19, "in steps: not every call writes it"

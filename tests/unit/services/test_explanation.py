@@ -67,7 +67,7 @@ def test_every_state_says_why(state: State) -> None:
 
 @pytest.mark.parametrize("state", [State.NOT_FOUND, State.REFUSED, State.UNVERIFIED], ids=str)
 def test_an_end_without_success_says_what_to_do(state: State) -> None:
-    assert "submit" in str(explained(state).next_action)
+    assert "request the termination again" in str(explained(state).next_action)
 
 
 @pytest.mark.parametrize(

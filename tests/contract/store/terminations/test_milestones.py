@@ -117,11 +117,11 @@ async def test_the_first_call_of_an_operation_is_logged(
     await submit(records, 4, "job-4")
     log.lines()
     await call(store, records, 1, "job-1")
-    assert log.lines() == ["operation op_1: first API call: TerminateJob for job-1"]
+    assert log.lines() == ["operation op_1: first termination request: TerminateJob for job-1"]
     await call(store, records, 1, "job-2")
     assert log.lines() == [
-        "operation op_2: first API call: TerminateJob for job-2",
-        "operation op_3: first API call: TerminateJob for job-2",
+        "operation op_2: first termination request: TerminateJob for job-2",
+        "operation op_3: first termination request: TerminateJob for job-2",
     ]
     await call(store, records, 2, "job-3")
     await submit(records, 5, "job-1")
@@ -129,9 +129,13 @@ async def test_the_first_call_of_an_operation_is_logged(
         "operation op_5 accepted",
     ]
     await escalate(database, 1)
-    assert log.lines() == ["operation op_5: first API call: TerminateTaskInstance for job-1"]
+    assert log.lines() == [
+        "operation op_5: first termination request: TerminateTaskInstance for job-1"
+    ]
     await escalate(database, 4)
-    assert log.lines() == ["operation op_4: first API call: TerminateTaskInstance for job-4"]
+    assert log.lines() == [
+        "operation op_4: first termination request: TerminateTaskInstance for job-4"
+    ]
     await escalate(database, 4)
     assert log.lines() == []
 
@@ -238,13 +242,13 @@ async def test_a_finished_operation_is_logged(
 @pytest.mark.parametrize(
     ("reterminate_max", "reterminate_for_s", "step"),
     [
-        (0, None, "it is not terminated again; submit it again if it must stop"),
+        (0, None, "it is not terminated again; if it must stop, request its termination again"),
         (
             0,
             600.0,
             (
                 "it keeps running: it was terminated again as often as engine.reterminate_max "
-                "allows; find out who calls RetryJobs, then submit it again"
+                "allows; find out who calls RetryJobs, then request its termination again"
             ),
         ),
         (1, 600.0, "operation op_9 terminates it again"),

@@ -119,7 +119,7 @@ def test_without_an_end_time_there_is_nothing_to_compare() -> None:
         (
             {"job_state": JobState.RUNNING},
             "the job was running again at 2026-01-01T12:01:00Z",
-            "submit it again",
+            "request its termination again",
         ),
         (
             {"job_state": JobState.SUBMITTED, "reterminated_by": "op_2"},
@@ -129,7 +129,7 @@ def test_without_an_end_time_there_is_nothing_to_compare() -> None:
         (
             {"job_state": JobState.RUNNING, "limit_reached": True},
             "and was terminated again as often as engine.reterminate_max allows",
-            "check in the console who calls RetryJobs, then submit it again",
+            "check in the console who calls RetryJobs, then request the termination again",
         ),
         (
             {"job_state": JobState.SUCCEED, "job_end_time": "E"},
@@ -142,7 +142,7 @@ def test_without_an_end_time_there_is_nothing_to_compare() -> None:
                 "2 of its instances were running again at 2026-01-01T12:01:00Z, although the job "
                 "state is FAILED"
             ),
-            "submit it again",
+            "request its termination again",
         ),
     ],
     ids=str,

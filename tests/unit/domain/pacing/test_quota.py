@@ -244,7 +244,7 @@ def test_a_permit_is_out_until_its_call_has_ended() -> None:
     assert quota.ready_at() == 51.0
 
 
-# --- learnt rate ---------------------------------------------------------------------------------
+# --- allowed rate ---------------------------------------------------------------------------------
 
 
 def answers(quota: Quota, begin: float, accepted: int, refused: int) -> None:
@@ -276,24 +276,24 @@ def test_a_share_of_refusals_lowers_the_rate_to_what_was_let_through(
 ) -> None:
     quota = Quota(rate, now=0.0, spread=True)
     answers(quota, 10.0, accepted, refused)
-    assert quota.learnt_per_s(11.0) == pytest.approx(learnt)
+    assert quota.allowed_per_s(11.0) == pytest.approx(learnt)
 
 
 def test_refusals_count_for_five_seconds() -> None:
     quota = Quota(20, now=0.0, spread=True)
     answers(quota, 10.0, 0, 1)
     answers(quota, 15.0, 19, 1)
-    assert quota.learnt_per_s(16.0) == 20.0, "the first of them was 6 s ago"
+    assert quota.allowed_per_s(16.0) == 20.0, "the first of them was 6 s ago"
     answers(quota, 16.5, 0, 1)
-    assert quota.learnt_per_s(16.5) == pytest.approx(20 * (1 - 2 / 21))
+    assert quota.allowed_per_s(16.5) == pytest.approx(20 * (1 - 2 / 21))
 
 
 def test_refusals_count_once() -> None:
     quota = Quota(20, now=0.0, spread=True)
     answers(quota, 10.0, 18, 2)
-    assert quota.learnt_per_s(11.0) == pytest.approx(18)
+    assert quota.allowed_per_s(11.0) == pytest.approx(18)
     answers(quota, 11.0, 18, 1)
-    assert quota.learnt_per_s(12.0) == pytest.approx(18.3), "it has climbed since"
+    assert quota.allowed_per_s(12.0) == pytest.approx(18.3), "it has climbed since"
 
 
 def test_the_end_of_one_second_of_the_cloud_is_not_all_of_it() -> None:
@@ -301,13 +301,13 @@ def test_the_end_of_one_second_of_the_cloud_is_not_all_of_it() -> None:
     for number in range(60):
         sent_at = quota.take(10.0).send_at
         quota.put_back_refused(sent_at=sent_at, answered_at=10 + number / 200, ceiling_per_s=None)
-    assert quota.learnt_per_s(10.3) == 200
+    assert quota.allowed_per_s(10.3) == 200
 
 
 def test_the_rate_climbs_to_the_configured_one_and_no_further() -> None:
     quota = Quota(20, now=0.0, spread=True)
     answers(quota, 9.0, 0, 20)
-    climbed = [quota.learnt_per_s(10.0 + seconds) for seconds in (0, 1, 10, 1000)]
+    climbed = [quota.allowed_per_s(10.0 + seconds) for seconds in (0, 1, 10, 1000)]
     assert climbed == pytest.approx([1.0, 1.3, 4.0, 20.0])
 
 
@@ -318,11 +318,11 @@ def test_a_ceiling_that_the_refusal_names_is_taken_at_once_and_a_higher_one_is_n
         assert fell is quota.put_back_refused(
             sent_at=sent_at, answered_at=10.0, ceiling_per_s=ceiling_per_s
         )
-        assert quota.learnt_per_s(10.0) == learnt
+        assert quota.allowed_per_s(10.0) == learnt
 
 
 @pytest.mark.parametrize("spread", [True, False])
-def test_calls_are_spaced_at_the_learnt_rate_on_as_many_permits(spread: bool) -> None:
+def test_calls_are_spaced_at_the_allowed_rate_on_as_many_permits(spread: bool) -> None:
     quota = Quota(20, now=0.0, spread=spread)
     answers(quota, 9.0, 10, 10)
     times = [quota.take(20.0).send_at for _ in range(20)]

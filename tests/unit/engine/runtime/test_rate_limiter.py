@@ -228,7 +228,7 @@ async def test_refusals_teach_a_rate_and_no_other_failure_does(
         call = TimedCall(clock, fails=error(kind) if number % 2 else None)
         await asyncio.gather(paced.send(paced.take(), call), return_exceptions=True)
     learnt = 5.0 if kind is CloudErrorKind.THROTTLED else 10.0
-    assert paced.quota.learnt_per_s(clock.monotonic()) == pytest.approx(learnt)
+    assert paced.quota.allowed_per_s(clock.monotonic()) == pytest.approx(learnt)
 
 
 @pytest.mark.parametrize("kind", [k for k in CloudErrorKind if k != CloudErrorKind.THROTTLED])
