@@ -87,7 +87,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Partition:
-    """One account on one API host: while its lease holds, the only user of that host's quotas.
+    """One account on one API host: while its lease holds, no other replica uses these quotas.
 
     ``quotas``: calls a second, by action. ``count_call`` gets the action and the outcome of each
     call that was made.
@@ -114,9 +114,12 @@ class Partition:
     proofs_wait: bool = field(init=False, default=False)
     """True while a count that is to prove a stop is due and waits for its quota."""
     captures_lack_quota: bool = field(init=False, default=False)
-    """True if a capture waited for the quota of DescribeJobSubmitInfo at the last read of them."""
+    """True if a capture waited for the quota of DescribeJobSubmitInfo at the last look for them."""
     times_resumed: int = field(init=False, default=0)
-    """Number of times that terminations set aside, or with locked rows, were resumed."""
+    """Number of times that terminations set aside, or with locked rows, were resumed.
+
+    After a change, loops look again for their attempts without an answer.
+    """
     batch_poll_due_at: float = field(init=False, default=0.0)
     """Time of the job poller's next batch poll (monotonic); now or earlier: it may have one."""
     wakeups: WakeupEvents = field(init=False, default_factory=WakeupEvents)

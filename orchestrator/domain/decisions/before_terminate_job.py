@@ -83,15 +83,15 @@ def _with_required_read(
 ) -> Termination | None:
     """Return the termination with the read that a decision still needs, or None if none is needed.
 
-    A job that reads finished before any TerminateJob is compared with its submission. Where the
-    state proves nothing, the counters or NextAction decide.
+    A job that had finished before any TerminateJob took effect is compared with its submission.
+    Where the state proves nothing, the counters or NextAction decide.
     """
     state = updated.job.state
     unclear = state is None or state.finished or not state.documented
     checked = (
         updated.drain.instances_submitted is not None or updated.calls.acknowledged_at is not None
     )
-    if unclear and not checked and termination.state is not State.SENDING:
+    if unclear and not checked and not _may_have_acted(updated):
         return schedule_poll(updated, PollKind.SUBMIT_INFO, now)
     if seen.instances is None and (unclear or termination.state is State.SENDING):
         return to_be_counted(termination, updated, seen, now, policy)
@@ -123,12 +123,7 @@ def _on_state_submitted(termination: Termination, now: datetime, policy: Policy)
 
 
 def _on_stopped_before_effect(termination: Termination, now: datetime, policy: Policy) -> Decision:
-    # TerminateJob leaves a job FAILED. A request of unknown outcome may have acted, even if the job
-    # was read as running after it: reads can lag behind, and NextAction may be missing.
-    may_have_acted = (
-        termination.calls.first_sent_at is not None and termination.job.state is JobState.FAILED
-    )
-    if may_have_acted or termination.calls.acknowledged_at:
+    if _may_have_acted(termination) or termination.calls.acknowledged_at:
         decision = on_acknowledged(termination, now, policy)
         after = replace(
             schedule_poll(decision.after, PollKind.SINGLE, now), evidence=evidence.JOB_FINISHED
@@ -138,8 +133,17 @@ def _on_stopped_before_effect(termination: Termination, now: datetime, policy: P
     return apply_event(proven, Event.SEEN_STOPPED, now)
 
 
+def _may_have_acted(termination: Termination) -> bool:
+    """Return whether a request of unknown outcome may be why the job reads as it does.
+
+    TerminateJob leaves a job FAILED. It may have acted even if the job was read as running after
+    it: reads can lag behind, and NextAction may be missing.
+    """
+    return termination.calls.first_sent_at is not None and termination.job.state is JobState.FAILED
+
+
 def _on_terminable(termination: Termination, now: datetime, policy: Policy) -> Decision:
-    """Let a running job wait for its turn: TerminateJob may be sent from now on."""
+    """Let the job wait for its turn: TerminateJob may be sent from now on."""
     priority = termination.schedule.priority or termination.state is State.HELD
     match termination.state:
         case State.HELD:
@@ -149,7 +153,7 @@ def _on_terminable(termination: Termination, now: datetime, policy: Policy) -> D
                 termination,
                 Event.CALL_NOT_EXECUTED,
                 now,
-                why="the job runs and no termination of it is pending",
+                why="a read shows neither a stop nor a pending termination of the job",
             )
         case _:
             decision = Decision(after=termination)

@@ -45,7 +45,7 @@ class Policy:
     ``not_found``. ``refused_after_s``: time for which a request that the account may not make is
     retried before the job ends as ``refused``. ``reads_submit_info``: whether a job whose number of
     submitted instances is unknown is compared with DescribeJobSubmitInfo before it is verified; it
-    is true if that call is in use and no capture waits for its quota.
+    is true if machines are captured and no capture waits for its quota.
     """
 
     poll: PollPolicy
@@ -61,7 +61,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """The termination's next value, the event that led to it (None: the state stays), and why."""
+    """The termination's next value, the event that led to it, if one did, and why."""
 
     after: Termination
     event: Event | None = None

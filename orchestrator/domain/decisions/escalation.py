@@ -6,9 +6,9 @@ instance as TerminateJob on all (cloud.tencent.com/document/api/599/15911). Then
 account allows it, the machines of those instances are terminated. Then manual action is required,
 and the instances, machines and commands are shown.
 
-All levels fit into the deadline (``give_up_after_s``): the first begins within a third of it after
-the last progress, the last within two thirds. For a short deadline, counts and repeats of
-TerminateJob come sooner.
+The levels are to fit into the deadline (``give_up_after_s``): the first begins within a third of it
+after the last progress, the last within two thirds. Rounds for which no time is left are skipped.
+For a short deadline, counts and repeats of TerminateJob come sooner.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ The job may just drain slowly, and terminating nearly all instances one by one d
 TerminateJob does.
 """
 MOVED_SHARE: Final = 0.9
-"""Share of the time for which a drain made progress that it must then stall to be escalated.
+"""A drain that made progress for some time is escalated after this share of it without progress.
 
-It is below 1, since counts may be a minute apart and the first one passes for progress.
+It is below 1, since counts may be a minute apart and the first one counts as progress.
 """
 COUNTED_EVERY_S: Final = 60.0
 """Maximum age of the counters of a draining job, whether or not a client watches it."""
@@ -101,7 +101,7 @@ class Straggler:
 
 @dataclass(frozen=True, slots=True)
 class RoundFinished:
-    """A round of a termination in which a request was sent for every instance."""
+    """A round of a termination that has no request left to send."""
 
     termination_id: str
 

@@ -5,7 +5,8 @@ may act on one whose reply was lost, or on that of another client. 1: the cloud 
 TerminateJob. 2: the job reads SUCCEED or FAILED. 3: moreover, no instance is live and the counters
 add up; a job whose state the vendor does not document reaches 3 without 2. 4: moreover, every
 machine that the job had when TerminateJob was sent is gone. 5: all of this was read again after the
-settle window. A job that was never called has 2 to 5 without 1. Without the machine ids from before
+settle window. A job whose
+TerminateJob was never acknowledged may have 2 to 5 without 1. Without the machine ids from before
 TerminateJob, or without permission for DescribeInstances, 3 is the highest level.
 """
 

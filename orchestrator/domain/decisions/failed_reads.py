@@ -73,14 +73,14 @@ def _on_denied(
     """Decide on a read that the cloud denied before any TerminateJob."""
     refused = error.kind is CloudErrorKind.REFUSED
     if termination.schedule.poll_kind is PollKind.SUBMIT_INFO:
-        return _on_submission_refused(termination, now, policy, refused=refused)
+        return _on_submit_info_forbidden(termination, now, policy, refused=refused)
     if refused:
         return apply_event(termination, Event.CALL_REFUSED, now, why=str(error))
     return on_forbidden(termination, DESCRIBE_JOB, now, policy, why=str(error))
 
 
 def on_missing(termination: Termination, source: str, now: datetime, policy: Policy) -> Decision:
-    """Decide on an answer of the action ``source`` that there is no such job, or without it."""
+    """Decide on an answer of the action ``source`` that denies or does not list the job."""
     updated = unconfirmed_ends.missing(
         termination, source, now, not_found_after_s=policy.not_found_after_s
     )
@@ -127,7 +127,7 @@ def on_forbidden(
     return Decision(after=retry_poll(updated, now, policy))
 
 
-def _on_submission_refused(
+def _on_submit_info_forbidden(
     termination: Termination, now: datetime, policy: Policy, *, refused: bool
 ) -> Decision:
     """Use the counters alone once it is confirmed that DescribeJobSubmitInfo may not be called."""

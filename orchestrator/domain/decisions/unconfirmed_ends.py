@@ -3,8 +3,8 @@
 One answer can be wrong: a read can lag behind SubmitJob by seconds, a new permission takes seconds
 to spread, and a gateway can answer for a back end that it does not reach. So the first such answer
 is only stored, as :class:`Unconfirmed`, with the earliest time at which it may be believed. An
-answer that contradicts it clears it. A failed read contradicts nothing: otherwise intermittent
-failures would restart the window forever.
+answer that contradicts it clears it. A read that fails for another reason than a lack of permission
+contradicts nothing: otherwise intermittent failures would restart the window forever.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
 
 GAP_S: Final = 300.0
-"""Gap without an answer after which the earlier answers no longer count."""
+"""Gap without an answer, or the window if longer, after which earlier answers do not count."""
 SEEN_JOB_MISSING_S: Final = 60.0
 """Time for which a job that was read before must be missing from every answer."""
 NOT_FOUND_AFTER_S: Final = 120.0
@@ -31,7 +31,7 @@ REFUSED_AFTER_S: Final = 600.0
 UNREADABLE_S: Final = 60.0
 """Time for which reads past the deadline must fail."""
 OUT_OF_REACH_S: Final = 600.0
-"""The same where no request reached the cloud: network failures, or a rejected credential."""
+"""The same if no request could be sent, or if the credential was rejected or not available."""
 
 _NOT_READ: Final = (CloudErrorKind.NOT_SENT, CloudErrorKind.CREDENTIAL)
 
@@ -42,8 +42,8 @@ def with_answer(
     """Return the termination with one more answer for ``verdict``, given by the action ``source``.
 
     The window restarts after a long gap without answers, during which nothing was asked, and if it
-    began in the future, since the clock was set back. Failed reads change nothing while another
-    verdict stands.
+    began in the future, since the clock was set back. UNREADABLE changes nothing while another
+    verdict stands; the other two replace each other.
     """
     window = timedelta(seconds=window_s)
     gap = max(window, timedelta(seconds=GAP_S))

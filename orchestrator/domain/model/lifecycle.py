@@ -36,7 +36,7 @@ class State(StrEnum):
     REFUSED = "refused"
     """Final: the cloud refuses TerminateJob permanently."""
     WITHDRAWN = "withdrawn"
-    """Final: its operation was stopped (``:stop``) before any TerminateJob was sent."""
+    """Final: ended by ``:stop`` (its account is not configured); TerminateJob was never sent."""
     UNVERIFIED = "unverified"
     """Final: at its deadline or at ``:stop``, the job was live or not proven to have stopped for
     good."""
@@ -55,7 +55,7 @@ class Event(StrEnum):
     CALL_ACKNOWLEDGED = "call_acknowledged"
     """The cloud acknowledged TerminateJob, or a read shows that it acts or has acted on it."""
     CALL_NOT_EXECUTED = "call_not_executed"
-    """TerminateJob had no effect for certain, or a read shows the job running, nothing pending."""
+    """TerminateJob had no effect for certain, or a read shows neither a stop nor a pending one."""
     CALL_CONFLICTED = "call_conflicted"
     """TerminateJob was refused for the job's state: another TerminateJob acts on it already."""
     CALL_REFUSED = "call_refused"

@@ -1,8 +1,8 @@
 """Intervals between polls: short when an end is expected, long when none is possible.
 
 A batch poll (DescribeJobs) reads 100 jobs with one call, so its cost is per poll, not per job: the
-interval follows the rate at which jobs have finished recently. DescribeJob reads one job; it is
-called when the rate of the drain says that the drain should be over.
+interval follows the rate at which jobs have finished recently. DescribeJob reads one job; while
+a job drains, it is called for when the rate of the drain says that the drain should be over.
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ class AllowedRate:
     """Calls per second that the cloud accepts, estimated from its refusals.
 
     The rate climbs by 1.5 % of the configured rate per second. Once more than 6 % of the calls
-    answered in the last 5 s were refused, it drops by the refused share.
+    answered in the last 5 s were refused, it drops by the refused share. A refusal that names the
+    limit lowers it to that limit.
     """
 
     def __init__(self, configured_per_s: int, *, now: float) -> None:

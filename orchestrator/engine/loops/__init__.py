@@ -10,5 +10,6 @@ returns the seconds until more is due. Loops share the ``Partition`` and never c
 - ``machine_poller`` reads captured machines until they are gone (DescribeInstances of CVM).
 - ``escalator`` terminates stragglers one by one (TerminateTaskInstance, TerminateInstances).
 - ``revival_watcher`` reads stopped jobs, which may run again.
-- ``set_aside`` gives terminations that were set aside back to the other loops.
+- ``set_aside`` gives terminations that were set aside (not read for a minute after an internal
+  error) back to the other loops.
 """

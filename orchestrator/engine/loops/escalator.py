@@ -132,7 +132,7 @@ class Escalator:
         self._logged = refused or (self._logged and error is not None)
 
     def _back_off(self, error: CloudError | None) -> None:
-        """Pause longer after each failure of NOT_EXECUTED; after THROTTLED, the quota suffices."""
+        """Pause after a failure without effect, unless the rate limiter waits because of it."""
         if error is None or error.kind not in NOT_EXECUTED:
             self._backoff.worked()
         elif error.kind is not CloudErrorKind.THROTTLED:

@@ -82,7 +82,7 @@ class RevivalWatcher:
         return min(wait_s, COUNT_RETRY_S) if self._to_count else wait_s
 
     def _may_count(self) -> bool:
-        """Return whether a DescribeJob call now takes no permit from the single-job poller."""
+        """Return whether a DescribeJob call may be made now, and no proof waits for one."""
         partition = self._partition
         waits = partition.proofs_wait or partition.limiters["DescribeJob"].wait_s() > 0
         return not waits and self._calls.pause_s() <= 0

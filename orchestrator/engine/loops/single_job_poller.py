@@ -50,7 +50,7 @@ READ_BEFORE = PollFilter(PollKind.SINGLE, PENDING_STATES, seen=True)
 NEVER_READ = PollFilter(PollKind.SINGLE, PENDING_STATES, seen=False)
 """Jobs that were never read; those that are due are read in turn."""
 NEVER_READ_BY_TURN = replace(NEVER_READ, by_turn=True)
-SUBMISSIONS = PollFilter(PollKind.SUBMIT_INFO)
+SUBMIT_INFOS = PollFilter(PollKind.SUBMIT_INFO)
 """Jobs to compare with their submit info: those that read as finished before any TerminateJob call,
 and those that settle with an unknown number of instances."""
 TO_COUNT = PollFilter(PollKind.BATCH, (State.DRAINING,))
@@ -58,7 +58,7 @@ TO_COUNT = PollFilter(PollKind.BATCH, (State.DRAINING,))
 
 A label only: no query selects them by it.
 """
-PLANNED = (PROOFS, LAST_COUNTS, READ_BEFORE, NEVER_READ, SUBMISSIONS)
+PLANNED = (PROOFS, LAST_COUNTS, READ_BEFORE, NEVER_READ, SUBMIT_INFOS)
 
 
 class SingleJobPoller:
@@ -76,7 +76,7 @@ class SingleJobPoller:
         self.calls = BackgroundTasks[str](
             f"a poll of one job of {partition.name}", partition.clock, self.wake
         )
-        self._kinds = [PROOFS, READ_BEFORE, NEVER_READ, SUBMISSIONS, TO_COUNT]
+        self._kinds = [PROOFS, READ_BEFORE, NEVER_READ, SUBMIT_INFOS, TO_COUNT]
         """Order of the kinds of jobs. They take turns: many of one kind do not delay another."""
         self._started_at: dict[str, float] = {}
         """Start of the last poll (monotonic), by termination id; kept for COUNT_ALL_EVERY_S."""

@@ -1,4 +1,4 @@
-"""Explanations of jobs for which no TerminateJob request is known to have taken effect."""
+"""Explanations of jobs on which no TerminateJob of their current run is known to act."""
 
 from __future__ import annotations
 

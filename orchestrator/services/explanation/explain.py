@@ -87,7 +87,7 @@ def _explain_unconfirmed(termination: Termination, unconfirmed: Unconfirmed) -> 
             waiting_for = f"permission for {sources}, refused since {since}"
             end = f"the termination ends as refused at {until} unless permission is granted"
         case Verdict.UNREADABLE:
-            waiting_for = f"a successful read: the deadline has passed, reads fail since {since}"
+            waiting_for = f"a successful read: reads fail since {since}"
             end = f"the termination ends at {until} unless the job can be read"
         case _:
             assert_never(unconfirmed.verdict)

@@ -73,8 +73,8 @@ def explain_unverified(termination: Termination, context: ExplanationContext) ->
         return _explain_machines_up(termination, context)
     if termination.evidence >= evidence.NO_INSTANCE_LIVE:
         return Explanation(
-            waiting_for="nothing: every instance was observed stopped, but the job could not be "
-            "read again after the settle window" + last_error_suffix(termination),
+            waiting_for="nothing: every instance was observed stopped, but they could not be "
+            "counted again after the settle window" + last_error_suffix(termination),
             next_action="check in the console that the job was not revived, or request its "
             "termination again",
         )

@@ -1,1 +1,1 @@
-"""Writes of terminations that both sides share: decisions with events, turns, setting aside."""
+"""Writes that the engine and the API share: decisions with events, turns, setting aside."""

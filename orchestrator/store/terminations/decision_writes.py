@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _REQUEST_COLUMNS = ("settle_s", "give_up_after_s", "on_submitted", "revival_watch_s")
 
 _WATCH_TIMES = ("revival_watch_from", "revival_checked_at")
-"""Set when a termination ends, and by each revival check after that."""
+"""Set when a termination ends; each revival check sets the second one again."""
 
 _UNCHANGED = and_(
     terminations.c.id == bindparam("guard_id"),
@@ -109,10 +109,10 @@ async def write_decisions(
     changes: Sequence[tuple[Termination, Decision]],
     at: datetime,
 ) -> int:
-    """Write each decision whose termination is unchanged; return how many changed a state.
+    """Write each decision whose termination is unchanged; return how many had an event.
 
-    A decision without an event changes no state. If its guard fails, a newer observation is stored
-    already; of the decision, only the instance counters are then kept. Raises InvariantViolated.
+    A decision without an event changes no state. If another observation was stored meanwhile, only
+    its instance counters are kept, and nothing if the state has changed. Raises InvariantViolated.
     """
     for before, decision in changes:
         invariants.check(before, decision, at)

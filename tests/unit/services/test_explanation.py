@@ -32,7 +32,7 @@ UNCOUNTED = ErrorDetail(
 )
 GIVEN_UP = "nothing: the deadline passed with "
 NOT_READ_AGAIN = (
-    "nothing: every instance was observed stopped, but the job could not be read again after the "
+    "nothing: every instance was observed stopped, but they could not be counted again after the "
     "settle window"
 )
 COUNTED: dict[str, Any] = {"settle_until": NOW, "instances_observed_at": NOW}
@@ -323,7 +323,7 @@ DRAINING: list[Situation] = [
         "not readable past its deadline",
         {"unconfirmed": unconfirmed(Verdict.UNREADABLE, "DescribeJob")},
         (
-            "a successful read: the deadline has passed, reads fail since 2026-01-01T11:59:00Z; "
+            "a successful read: reads fail since 2026-01-01T11:59:00Z; "
             "the termination ends at 2026-01-01T12:01:00Z unless the job can be read"
         ),
         "poll the job again",
@@ -547,7 +547,7 @@ def test_a_passed_deadline_is_stated_once(
         (
             State.UNVERIFIED,
             {"instances": STOPPED, "evidence": 3, "problem": TROUBLE},
-            "stopped, but the job could not be read again after the settle window (last error: ",
+            "stopped, but they could not be counted again after the settle window (last error: ",
         ),
         (
             State.UNVERIFIED,

@@ -48,13 +48,14 @@ FAILED, RUNNING, SUBMITTED = JobState.FAILED, JobState.RUNNING, JobState.SUBMITT
 TERMINATING = read(RUNNING, LIVE, next_action="TERMINATING")
 
 
-def unknown_outcome() -> Termination:
+def unknown_outcome(**changes: Any) -> Termination:
     return termination(
         State.SENDING,
         outcome_unknown=True,
         first_sent_at=NOW,
         poll_kind=PollKind.SINGLE,
         give_up_at=later(3600),
+        **changes,
     )
 
 
@@ -110,7 +111,7 @@ CASES: list[tuple[str, Termination, Observation, Event]] = [
     ),
     ("stopped in doubt", unknown_outcome(), read(FAILED), Event.CALL_ACKNOWLEDGED),
     ("untouched", unknown_outcome(), read(RUNNING, LIVE), Event.CALL_NOT_EXECUTED),
-    ("succeeded in doubt", unknown_outcome(), read(JobState.SUCCEED), Event.SEEN_STOPPED),
+    ("succeeded in doubt", unknown_outcome(**CHECKED), read(JobState.SUCCEED), Event.SEEN_STOPPED),
     ("submitted in doubt", unknown_outcome(), read(SUBMITTED, LIVE), Event.SEEN_SUBMITTED),
     ("submitted", termination(), batch_read(SUBMITTED), Event.SEEN_SUBMITTED),
     (
@@ -706,7 +707,11 @@ def test_nothing_is_given_up_on_a_read_that_counted_nothing(
     [
         termination(poll_kind=PollKind.SINGLE, **CHECKED),
         termination(
-            State.SENDING, outcome_unknown=True, poll_kind=PollKind.SINGLE, give_up_at=later(3600)
+            State.SENDING,
+            outcome_unknown=True,
+            first_sent_at=NOW,
+            poll_kind=PollKind.SINGLE,
+            give_up_at=later(3600),
         ),
         termination(State.DRAINING, poll_kind=PollKind.SINGLE, give_up_at=later(3600), failures=0),
     ],

@@ -73,8 +73,22 @@ def test_fewer_instances_than_are_known_prove_nothing(
     assert enough.event is Event.SEEN_STOPPED
 
 
-def test_a_job_that_reads_finished_at_first_is_compared_with_its_submission() -> None:
-    first = decide(termination(), batch_read(FAILED), NOW, POLICY)
+@pytest.mark.parametrize(
+    ("before", "state", "event"),
+    [
+        (termination(), FAILED, None),
+        (
+            termination(State.SENDING, outcome_unknown=True, first_sent_at=NOW),
+            SUCCEED,
+            Event.CALL_NOT_EXECUTED,
+        ),
+    ],
+    ids=["queued", "outcome unknown"],
+)
+def test_a_job_that_had_finished_before_a_call_is_compared_with_its_submission(
+    before: Termination, state: JobState, event: Event | None
+) -> None:
+    first = decide(before, batch_read(state), NOW, POLICY)
     assert (first.event, first.after.schedule.poll_kind, first.after.schedule.next_poll_at) == (
         None,
         PollKind.SUBMIT_INFO,
@@ -83,11 +97,10 @@ def test_a_job_that_reads_finished_at_first_is_compared_with_its_submission() ->
     submitted = JobSubmitted(observed_at=NOW, job_id="job-1", tasks=TEN)
     known = decide(first.after, submitted, later(1), POLICY).after
     assert (known.drain.instances_submitted, known.schedule.poll_kind) == (10, PollKind.SINGLE)
-    short = decide(known, read(FAILED, THREE), later(2), POLICY)
-    assert (short.event, short.after.schedule.terminate_after) == (None, later(2)), (
-        "it is terminated"
-    )
-    whole = decide(known, read(FAILED, STOPPED), later(2), POLICY)
+    short = decide(known, read(state, THREE), later(2), POLICY)
+    assert short.event is event
+    assert short.after.schedule.terminate_after is not None, "it is terminated"
+    whole = decide(known, read(state, STOPPED), later(2), POLICY)
     assert whole.event is Event.SEEN_STOPPED
 
 
