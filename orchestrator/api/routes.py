@@ -115,7 +115,11 @@ async def submit(request: web.Request) -> web.Response:
     headers = {"Location": location, "Retry-After": "1"}
     if result.replayed:
         headers["Idempotency-Replayed"] = "true"
-    body = await _operation(context, result.operation_id)
+    body = (
+        await _operation(context, result.operation_id)
+        if result.record is None
+        else schemas.operation(context.inspection.accepted(result.record))
+    )
     return web.json_response(body, status=202, headers=headers)
 
 

@@ -18,4 +18,5 @@ JOB_ID: Final = re.compile(r"job-[0-9A-Za-z]{1,60}")
 
 def new_id(prefix: str, random: Random) -> str:
     """Return an id with 100 random bits: ``prefix``, an underscore and 20 characters."""
-    return f"{prefix}_{''.join(random.choices(ALPHABET, k=LENGTH))}"
+    bits = random.getrandbits(5 * LENGTH)
+    return f"{prefix}_{''.join(ALPHABET[bits >> 5 * place & 31] for place in range(LENGTH))}"

@@ -112,6 +112,13 @@ class Inspection:
             inspected |= {each.record.id: each for each in counted}
         return [inspected[each.id] for each in found]
 
+    def accepted(self, record: OperationRecord) -> InspectedOperation:
+        """Add the quota to an operation that has just been stored, without a forecast."""
+        rate = self.partitions.rate(record.partition, record.allowed_per_s)
+        return InspectedOperation(
+            record=record, rate=rate, stopped=None, verified=VerifiedForecast()
+        )
+
     def _still_valid(self, found: Sequence[FoundOperation]) -> dict[str, InspectedOperation]:
         """Return what may be used again, by id, and forget what is too old."""
         now_s = self.monotonic()

@@ -34,7 +34,6 @@ class MachinesProgress:
 class OperationRecord:
     """An operation as stored, with the progress of its jobs."""
 
-    seq: int
     id: str
     account: str
     region: str
@@ -176,11 +175,13 @@ class OperationHistory:
 class SubmissionResult:
     """The operation of a request.
 
-    ``replayed``: the same request was stored before under the same idempotency key.
+    ``replayed``: the same request was stored before under the same idempotency key. ``record``: the
+    operation, if it is new and so are the terminations of all its jobs.
     """
 
     operation_id: str
     replayed: bool
+    record: OperationRecord | None
 
 
 class Records(Protocol):

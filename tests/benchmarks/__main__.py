@@ -5,9 +5,15 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from tests.benchmarks import huge, idle, quota, reads
+from tests.benchmarks import accept, huge, idle, quota, reads
 
-BENCHMARKS = {"huge": huge.run, "idle": idle.run, "quota": quota.run, "reads": reads.run}
+BENCHMARKS = {
+    "accept": accept.run,
+    "huge": huge.run,
+    "idle": idle.run,
+    "quota": quota.run,
+    "reads": reads.run,
+}
 
 
 def main() -> int:

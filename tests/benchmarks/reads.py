@@ -98,9 +98,7 @@ async def _measure(url: str) -> Reads:
 @asynccontextmanager
 async def _one_row_server(url: str) -> AsyncIterator[aiohttp.ClientSession]:
     """Serve rows of ``operations`` by id: one query a request, and its row as JSON."""
-    name, _, rest = url.partition(":")
-    driver = {"sqlite": "aiosqlite", "postgresql": "asyncpg"}[name]
-    engine = create_async_engine(f"{name}+{driver}:{rest}")
+    engine = create_async_engine(url.replace("sqlite:", "sqlite+aiosqlite:"))
 
     async def row(request: web.Request) -> web.Response:
         async with engine.connect() as connection:

@@ -654,11 +654,11 @@ async def test_a_cloud_that_refuses_every_call_degrades_and_no_more(tmp_path: Pa
     jobs = {"ids": ["job-cloud001", "job-cloud002"], "drain_s": 0.1}
     async with served(tmp_path, jobs) as rest:
         await rest.service.finished(await rest.service.submit("job-cloud002"))
-        tomorrows = await rest.accepted("job-cloud003")
-        path = f"{OPERATIONS}/{tomorrows['id']}"
-        (job,) = (await rest.service.terminations(tomorrows["id"])).values()
+        tomorrows = await rest.service.submit("job-cloud003", not_before=tomorrow())
+        path = f"{OPERATIONS}/{tomorrows}"
+        (job,) = (await rest.service.terminations(tomorrows)).values()
         job_path = f"/v1/terminations/{job['id']}"
-        assert tomorrows["progress"]["eta"] is not None
+        assert (await rest.get(path)).document["progress"]["eta"] is not None
         assert (await rest.get(job_path)).document["eta"] is not None
         keys = rest.service.simulator._secret_keys
         key = keys.pop("AKIDEXAMPLE")

@@ -115,11 +115,11 @@ class LeaseManager:
         return any(partition.lease.holds(now) for partition in self.running.values())
 
     def on_notification(self, name: str) -> None:
-        """Wake the loops of the partition ``name``; with an empty name, the lease manager."""
+        """Take up a request for the partition ``name``; with an empty name, renew the leases."""
         if not name:
             self.wake.set()
         elif name in self.running:
-            self.running[name].runner.wake()
+            self.running[name].runner.on_request()
 
     def stop(self) -> None:
         """Start no more calls, and begin to release all partitions."""

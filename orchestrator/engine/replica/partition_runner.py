@@ -93,6 +93,14 @@ class PartitionRunner:
         self._begin.set()
         self.partition.wakeups.all()
 
+    def on_request(self) -> None:
+        """Have the loops take up what a client has requested."""
+        if not self.has_work:
+            self.wake()
+        else:
+            self.times_woken += 1
+            self.partition.wakeups.on_request()
+
     def update_work(self, *, has_work: bool, times_woken: int) -> None:
         """Take what the database showed as ``has_work``; it was asked after so many wake-ups.
 

@@ -34,6 +34,12 @@ class WakeupEvents:
         for each in fields(self):
             getattr(self, each.name).set()
 
+    def on_request(self) -> None:
+        """Wake the loops that make the first polls, and those that read instances for a client."""
+        self.batch_polls.set()
+        self.single_polls.set()
+        self.captures.set()
+
     def on_decision(self, before: Termination, after: Termination) -> None:
         """Wake the loops that have something to do because of this decision."""
         old, new = before.schedule, after.schedule

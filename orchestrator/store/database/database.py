@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import groupby
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -20,7 +21,7 @@ from orchestrator.store.database.transaction import Transaction
 from orchestrator.store.database.url import dialect_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from datetime import datetime
 
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.lifecycle import State
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 GROUP_MAX = 64
 """Maximum number of writes in one transaction."""
@@ -155,11 +157,29 @@ class Database:
         written: its subclass RowsLocked if another session keeps the rows that ``work`` writes
         locked.
         """
+
+        async def alone(transaction: Transaction, _: Sequence[None]) -> list[T]:
+            return [await work(transaction)]
+
+        return await self.write_item(alone, None, lock_order=lock_order)
+
+    async def write_item(
+        self,
+        work: Callable[[Transaction, Sequence[Item]], Awaitable[Sequence[T]]],
+        item: Item,
+        *,
+        lock_order: str = "",
+    ) -> T:
+        """Write an item as :meth:`write` does, in one run of ``work`` with those that also wait.
+
+        ``work`` gets all items of the transaction that are to be written by it, and returns their
+        results in the same order. If it fails, it runs again for each of them alone.
+        """
         if self._writer.done():
             raise StoreUnavailable(_CLOSED)
         loop = asyncio.get_running_loop()
         request: _WriteRequest[T] = _WriteRequest(
-            work, loop.create_future(), lock_order, loop.time() + CONTENDED_MAX_S
+            work, item, loop.create_future(), lock_order, loop.time() + CONTENDED_MAX_S
         )
         self._queue.put_nowait(request)
         return await request.result
@@ -252,7 +272,9 @@ class Database:
             try:
                 async with self.dialect.writers.begin() as connection:
                     transaction = Transaction(connection, self.dialect, self._now, self.ended)
-                    results = [await request.work(transaction) for request in group]
+                    results: list[Any] = []
+                    for work, requests in groupby(group, lambda request: request.work):
+                        results += await work(transaction, [each.item for each in requests])
                     await transaction.finish()
                     self.dialect.check()
                     at_commit = True
@@ -300,9 +322,10 @@ _CONTENDED = "the database cannot be written: conflicts with other transactions 
 
 @dataclass(slots=True, eq=False)
 class _WriteRequest(Generic[T]):
-    """One write, and the future on which its caller waits."""
+    """One item to be written by ``work``, and the future on which its caller waits."""
 
-    work: Callable[[Transaction], Awaitable[T]]
+    work: Callable[[Transaction, Sequence[Any]], Awaitable[Sequence[T]]]
+    item: Any
     result: asyncio.Future[T]
     lock_order: str
     retry_until: float

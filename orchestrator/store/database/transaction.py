@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import bindparam, select
 
 from orchestrator.domain.errors import LeaseLost
+from orchestrator.store.database.bulk_insert import insert_rows
 from orchestrator.store.events import chained
 from orchestrator.store.schema import events, partitions
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
+    from typing import Any
 
+    from sqlalchemy import Table
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.domain.leasing.leases import FencingToken
@@ -73,6 +76,10 @@ class Transaction:
             raise LeaseLost(f"{fence.partition} is no longer held under epoch {fence.epoch}")
         self._held.add(fence)
 
+    async def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+        """Insert rows, all with the same columns."""
+        await insert_rows(self.connection, table, rows)
+
     def record(self, **event: object) -> None:
         """Store an event right before the commit, so that event ids follow the order of commits."""
         self._events.append(event)
@@ -98,4 +105,4 @@ class Transaction:
             # Before order_commits, which makes others wait: their events are of other subjects.
             rows = await chained(self.connection, self._events)
             await self._dialect.order_commits(self.connection)
-            await self.execute(insert(events), rows)
+            await self.insert(events, rows)

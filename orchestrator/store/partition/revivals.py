@@ -103,7 +103,7 @@ async def _write_revival(
     if written.rowcount == 0:
         return
     if again is not None:
-        await submission.create(transaction, again, [new_id("trm")])
+        await submission.create(transaction, [(again, [new_id("trm")])])
     transaction.record(at=at, termination_id=before.id, type=REVIVED, facts=of_revival(revival))
     milestones.revived(transaction, before, revival)
 

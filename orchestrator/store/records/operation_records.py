@@ -11,7 +11,7 @@ from sqlalchemy import Row, bindparam, func, select
 from orchestrator.domain.clock_steps import elapsed_s
 from orchestrator.domain.model.attempt import TERMINATE_JOB
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.progress.instance_totals import tally
+from orchestrator.domain.progress.instance_totals import Tally, tally
 from orchestrator.services.ports import MachinesProgress, OperationRecord
 from orchestrator.store.mapping.decoding import legible
 from orchestrator.store.records import instance_totals
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from orchestrator.domain.model.operation import NewOperation
 
 RATE_WINDOW_S: Final = 10
 """Seconds over which the rate of calls is measured."""
@@ -84,6 +86,32 @@ async def operation_records(
     ]
 
 
+def record_of_new(new: NewOperation, partition: Row[Any] | None) -> OperationRecord:
+    """Return the record of an operation that is being stored, with new terminations only."""
+    return OperationRecord(
+        id=new.id,
+        account=new.account,
+        region=new.region,
+        reason=new.reason,
+        requested_by=new.requested_by,
+        duplicates_merged=new.duplicates_merged,
+        outcome=None,
+        created_at=new.request.created_at,
+        finished_at=None,
+        jobs_by_state={State.QUEUED: len(new.job_ids)},
+        instances=Tally(jobs_not_counted=len(new.job_ids)),
+        machines=MachinesProgress(total=0, up=0, gone=0),
+        revived=0,
+        observed_at=None,
+        partition=new.partition,
+        calls_per_s=0.0,
+        allowed_per_s=partition and partition.allowed_per_s,
+        trouble=trouble(partition),
+        reterminate_for_s=new.reterminate_for_s,
+        reterminates_for=new.reterminates_for,
+    )
+
+
 def _record(
     row: Mapping[str, Any],
     groups: Sequence[Row[Any]],
@@ -96,7 +124,6 @@ def _record(
     for group in groups:
         jobs_by_state[State(group.state)] += group.jobs
     return OperationRecord(
-        seq=row["seq"],
         id=row["id"],
         account=row["account"],
         region=row["region"],

@@ -96,9 +96,8 @@ class SqlRecords:
 
     async def create(self, operation: NewOperation, termination_ids: list[str]) -> SubmissionResult:
         first = f"{operation.account} {operation.region} {min(operation.job_ids)}"
-        return await self._database.write(
-            lambda transaction: submission.create(transaction, operation, termination_ids),
-            lock_order=first,
+        return await self._database.write_item(
+            submission.create, (operation, termination_ids), lock_order=first
         )
 
     async def live(self) -> dict[str, LiveTerminations]:

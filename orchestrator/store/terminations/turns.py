@@ -73,7 +73,7 @@ _JOBS_TO_ENTER = (
     )
     .group_by(operations.c.seq)
 )
-# Give a termination its turn, and the last turn that its operation expects.
+# Give a termination its turn, and the turn that the last job of its operation is expected to get.
 _SET_TURN = (
     update(terminations)
     .where(_T.id == bindparam("this"))
@@ -193,34 +193,35 @@ COLUMNS_FOR_JOIN = (
     _T.id,
     _T.job_id,
     _T.job_state,
-    _T.terminate_after.is_not(None).label("queued"),
+    _T.terminate_after.is_not(None).label("waits_for_call"),
     _TURN.label("turn"),
 )
 """Columns of a live termination that :func:`join` needs."""
 
 
-async def for_first_polls(transaction: Transaction, new: NewOperation) -> dict[str, int]:
-    """Return the turn that each job of the operation has until its first poll."""
+_LOWEST_FIRST_POLL = (
+    select(_TURN)
+    .where(
+        _T.partition == bindparam("its_partition"),
+        _T.poll_kind == bindparam("of_kind"),
+        _T.job_state.is_(None),
+        _T.next_poll_at <= NOW,
+    )
+    .order_by(_T.turn)
+    .limit(1)
+)
+
+
+async def for_first_polls(transaction: Transaction, new: NewOperation) -> int:
+    """Return the turn that the first job of the operation has until its first poll."""
     lowest = [
-        turn
-        for poll_kind in PollKind
-        if (
-            turn := await transaction.scalar(
-                select(_TURN)
-                .where(
-                    _T.partition == new.partition,
-                    _T.poll_kind == poll_kind,
-                    _T.job_state.is_(None),
-                    _T.next_poll_at <= new.request.created_at,
-                )
-                .order_by(_T.turn)
-                .limit(1)
-            )
+        await transaction.scalar(
+            _LOWEST_FIRST_POLL,
+            {"its_partition": new.partition, "of_kind": kind, "now": new.request.created_at},
         )
-        is not None
+        for kind in PollKind
     ]
-    begin = min(lowest, default=0) + 1
-    return {job_id: begin + position for position, job_id in enumerate(new.job_ids)}
+    return min((turn for turn in lowest if turn is not None), default=0) + 1
 
 
 async def join(
@@ -237,7 +238,7 @@ async def join(
     end = current + len(new.job_ids)
     turns = [_turn(row.id, first_polls[row.job_id], end) for row in live if row.job_state is None]
     for row in sorted(live, key=lambda row: (row.turn, row.id)):
-        if row.queued and row.turn > last + 1:
+        if row.waits_for_call and row.turn > last + 1:
             last += 1
             turns.append(_turn(row.id, last, end))
     if turns:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 TROUBLE = ErrorDetail(code="AuthFailure.SignatureFailure", message="m", advice="a")
 UNUSED: Any = None
 OPERATION = OperationRecord(
-    seq=1,
     id="op_1",
     account="main",
     region="ap-guangzhou",
@@ -83,10 +82,7 @@ class Counts:
 
     async def operations(self, ids: Sequence[str]) -> list[OperationRecord]:
         self.counted += ids
-        return [
-            replace(OPERATION, seq=int(id_.removeprefix("op_")), id=id_, **self.changes)
-            for id_ in sorted(ids, reverse=True)
-        ]
+        return [replace(OPERATION, id=id_, **self.changes) for id_ in sorted(ids, reverse=True)]
 
     async def progress(
         self, operations: Sequence[tuple[OperationRecord, float]]
@@ -196,7 +192,7 @@ async def test_a_database_that_cannot_be_read_is_asked_once_for_a_list() -> None
     """Else a page of operations would take as many timeouts as it has operations."""
     records = Away()
     inspected = await inspection_of(records).operations(found(3, 2, 1))
-    assert [each.record.seq for each in inspected] == [3, 2, 1]
+    assert [each.record.id for each in inspected] == ["op_3", "op_2", "op_1"]
     assert {each.stopped for each in inspected} == {None}
     assert records.asked == 1
 
@@ -207,7 +203,7 @@ class Faulty(Counts):
     async def progress(
         self, operations: Sequence[tuple[OperationRecord, float]]
     ) -> dict[str, Progress]:
-        if any(record.seq == 2 for record, _ in operations):
+        if any(record.id == "op_2" for record, _ in operations):
             raise ValueError("noon is no time")
         return {record.id: progress(stopped_in_window=6) for record, _ in operations}
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import insert, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.store.database import database as module
@@ -31,7 +31,7 @@ from tests.support.stored_operations import submit
 from tests.unit.domain.build import NOW
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from orchestrator.store.database.transaction import Transaction
 
@@ -463,6 +463,27 @@ async def test_a_write_that_fails_after_its_caller_had_gone_is_logged(
             "a database write failed after its request had been given up; report this traceback",
         )
     ]
+
+
+async def test_items_of_one_work_are_written_in_one_run(database: Database) -> None:
+    runs: list[list[str]] = []
+
+    async def write(transaction: Transaction, names: Sequence[str]) -> list[str]:
+        runs.append([*names])
+        await transaction.execute(
+            insert(partitions), [{"name": name, "epoch": 0} for name in names]
+        )
+        return [f"{name} is written" for name in names]
+
+    await database.write(note("twice"))
+    results = await asyncio.gather(
+        *(database.write_item(write, name) for name in ("one", "twice", "two")),
+        return_exceptions=True,
+    )
+    assert runs == [["one", "twice", "two"], ["one"], ["twice"], ["two"]]
+    assert (results[0], results[2]) == ("one is written", "two is written")
+    assert isinstance(results[1], IntegrityError)
+    assert await noted(database) == {"twice", "one", "two"}
 
 
 # --- closing -------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from tests.support import HANG_S
 from tests.support.partition_world import AMPLE, JOB, PartitionWorld
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from orchestrator.store.database.database import Database
 
@@ -84,12 +84,27 @@ async def test_each_loop_has_a_kind_of_its_own(database: Database) -> None:
     assert sorted(kinds) == sorted(LoopKind)
 
 
-async def test_woken_it_wakes_every_loop(database: Database) -> None:
-    _, runner = await at_work(database)
+def woken_by(runner: PartitionRunner, act: Callable[[], None]) -> set[str]:
     for loop in runner.loops:
         loop.wake.clear()
-    runner.wake()
-    assert [loop.name for loop in runner.loops if not loop.wake.is_set()] == []
+    act()
+    return {loop.kind for loop in runner.loops if loop.wake.is_set()}
+
+
+async def test_a_request_wakes_every_loop_unless_there_was_work_already(
+    database: Database,
+) -> None:
+    """Each loop that is woken reads the database, and a hundred requests may come in a second."""
+    _, runner = await at_work(database)
+    every_loop = {loop.kind for loop in runner.loops}
+    assert woken_by(runner, runner.wake) == every_loop
+    assert woken_by(runner, runner.on_request) == {
+        LoopKind.JOB_POLLER,
+        LoopKind.SINGLE_JOB_POLLER,
+        LoopKind.INSTANCE_READER,
+    }
+    runner.update_work(has_work=False, times_woken=runner.times_woken)
+    assert woken_by(runner, runner.on_request) == every_loop
 
 
 async def test_a_health_that_changes_with_time_is_work(database: Database) -> None:
