@@ -284,8 +284,21 @@ def operation(inspected: InspectedOperation) -> dict[str, object]:
         "progress": {
             "jobs": {"total": total}
             | {state: record.jobs_by_state.get(state, 0) for state in State},
-            "instances": asdict(record.instances),
-            "machines": asdict(record.machines),
+            "instances": {
+                "total": record.instances.total,
+                "live": record.instances.live,
+                "stopped": record.instances.stopped,
+                "jobs_not_counted": record.instances.jobs_not_counted,
+                "left_by_final_state": {
+                    state: asdict(left)
+                    for state, left in record.instances.left_by_final_state.items()
+                },
+            },
+            "machines": {
+                "total": record.machines.total,
+                "up": record.machines.up,
+                "gone": record.machines.gone,
+            },
             "revived": record.revived,
             "quota": {
                 "action": "TerminateJob",

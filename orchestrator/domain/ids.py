@@ -18,5 +18,13 @@ JOB_ID: Final = re.compile(r"job-[0-9A-Za-z]{1,60}")
 
 def new_id(prefix: str, random: Random) -> str:
     """Return an id with 100 random bits: ``prefix``, an underscore and 20 characters."""
-    bits = random.getrandbits(5 * LENGTH)
-    return f"{prefix}_{''.join(ALPHABET[bits >> 5 * place & 31] for place in range(LENGTH))}"
+    return new_ids(prefix, 1, random)[0]
+
+
+def new_ids(prefix: str, count: int, random: Random) -> list[str]:
+    """Return so many ids, made of one block of random bytes."""
+    characters = "".join(ALPHABET[byte % 32] for byte in random.randbytes(LENGTH * count))
+    return [
+        f"{prefix}_{characters[start : start + LENGTH]}"
+        for start in range(0, LENGTH * count, LENGTH)
+    ]

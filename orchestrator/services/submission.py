@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.errors import InvalidRequest
-from orchestrator.domain.ids import new_id
+from orchestrator.domain.ids import new_id, new_ids
 from orchestrator.domain.model.operation import NewOperation
 from orchestrator.domain.model.termination import TerminationRequest
 from orchestrator.domain.regions import zone_refused
@@ -111,7 +111,7 @@ class Submission:
             ),
             reterminate_for_s=request.reterminate_for_s,
         )
-        termination_ids = [new_id("trm", self.random) for _ in job_ids]
+        termination_ids = new_ids("trm", len(job_ids), self.random)
         result = await self.records.create(operation, termination_ids)
         self.on_accepted(partition)
         return result

@@ -54,20 +54,21 @@ def canonical(value: object) -> bytes:
 
     Raise ValueError for a value without a canonical form, such as a lone surrogate.
     """
-    text = json.dumps(
-        value,
-        ensure_ascii=False,
-        allow_nan=False,
-        sort_keys=True,
-        separators=(",", ":"),
-        default=_encode_time,
-    )
-    return text.encode()
+    return _ENCODER.encode(value).encode()
 
 
 def _encode_time(value: object) -> str:
     assert isinstance(value, datetime)
     return timestamp(value)
+
+
+_ENCODER: Final = json.JSONEncoder(
+    ensure_ascii=False,
+    allow_nan=False,
+    sort_keys=True,
+    separators=(",", ":"),
+    default=_encode_time,
+)
 
 
 def sha256(*parts: bytes) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import fields
+from datetime import UTC, datetime
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +14,7 @@ from orchestrator.domain.audit.hash_chain import ACCEPTED, lines_sha256
 from orchestrator.domain.errors import IdempotencyKeyReused
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.operation import KEY_LIFETIME
-from orchestrator.domain.model.termination import OnSubmitted, Schedule, Termination
+from orchestrator.domain.model.termination import OnSubmitted, Termination, TerminationRequest
 from orchestrator.services.ports import SubmissionResult
 from orchestrator.store.chunks import chunks
 from orchestrator.store.mapping.termination_rows import to_row
@@ -24,7 +26,6 @@ from orchestrator.store.terminations import milestones, turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime
 
     from orchestrator.domain.model.operation import NewOperation
     from orchestrator.services.ports import OperationRecord
@@ -33,15 +34,23 @@ if TYPE_CHECKING:
 
 Requested = tuple["NewOperation", "Sequence[str]"]
 """An operation to be stored, and a new id for the termination of each of its jobs."""
-_INSERTED: Final = (
-    *(
-        column.name
-        for column in terminations.columns
-        if not column.nullable and column.server_default is None and not column.primary_key
+_REQUEST: Final = tuple(field.name for field in fields(TerminationRequest))
+_EXAMPLE: Final = Termination(
+    id="",
+    account="",
+    region="",
+    partition="",
+    job_id="",
+    request=TerminationRequest(
+        created_at=datetime.min.replace(tzinfo=UTC), settle_s=0.0, give_up_after_s=0.0
     ),
-    *("not_before", "next_poll_at", "escalate", "revival_watch_s"),
 )
-"""Columns that a new termination needs, beside its ``turn``; others have the table's defaults."""
+_NEW: Final = {
+    name: value
+    for name, value in to_row(_EXAMPLE).items()
+    if not terminations.c[name].nullable and terminations.c[name].server_default is None
+}
+"""The columns of a new termination that have no default in the table."""
 
 
 async def create(
@@ -290,18 +299,16 @@ def _operation_row(new: NewOperation) -> dict[str, Any]:
 
 def _termination_row(new: NewOperation) -> dict[str, Any]:
     """Return what the rows of all its new terminations have in common."""
-    row = to_row(
-        Termination(
-            id="",
-            account=new.account,
-            region=new.region,
-            partition=new.partition,
-            job_id="",
-            request=new.request,
-            schedule=Schedule(next_poll_at=_start(new)),
-        )
+    return (
+        _NEW
+        | {name: getattr(new.request, name) for name in _REQUEST}
+        | {
+            "account": new.account,
+            "region": new.region,
+            "partition": new.partition,
+            "next_poll_at": _start(new),
+        }
     )
-    return {name: row[name] for name in _INSERTED}
 
 
 def _start(new: NewOperation) -> datetime:
