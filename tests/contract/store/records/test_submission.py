@@ -9,6 +9,7 @@ from sqlalchemy import event
 
 from orchestrator.domain.errors import IdempotencyKeyReused
 from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.termination import OnSubmitted, Schedule, Termination
 from orchestrator.services.ports import SubmissionResult
 from tests.support.operation_records import operation_record
 from tests.support.stored_operations import chains, operation, submit
@@ -127,3 +128,28 @@ async def test_many_requests_take_as_many_statements_as_one(
         )
         taken.append(len(statements))
     assert taken[0] == taken[1] > 0
+
+
+async def test_a_new_termination_is_read_back_as_it_was_requested(records: SqlRecords) -> None:
+    new = operation(
+        1,
+        "job-1",
+        created_at=later(1),
+        not_before=later(60),
+        settle_s=7.5,
+        give_up_after_s=900.0,
+        on_submitted=OnSubmitted.REFUSE,
+        revival_watch_s=12.5,
+        escalate=False,
+    )
+    await created(records, new)
+    (found,) = await records.terminations(after=0, limit=2)
+    assert found.termination == Termination(
+        id="trm_op_1_job-1",
+        account=new.account,
+        region=new.region,
+        partition=new.partition,
+        job_id="job-1",
+        request=new.request,
+        schedule=Schedule(next_poll_at=later(60)),
+    )
