@@ -83,15 +83,17 @@ def _with_required_read(
 ) -> Termination | None:
     """Return the termination with the read that a decision still needs, or None if none is needed.
 
-    A job that had finished before any TerminateJob took effect is compared with its submission.
-    Where the state proves nothing, the counters or NextAction decide.
+    A job that may have finished before TerminateJob took effect is compared with its submission,
+    unless the read shows live instances or a pending termination. Where the state proves nothing,
+    the counters or NextAction decide.
     """
     state = updated.job.state
     unclear = state is None or state.finished or not state.documented
     checked = (
         updated.drain.instances_submitted is not None or updated.calls.acknowledged_at is not None
     )
-    if unclear and not checked and not _may_have_acted(updated):
+    may_prove = not seen.terminating and (seen.instances is None or not seen.instances.live)
+    if unclear and not checked and may_prove and not _may_have_acted(updated):
         return schedule_poll(updated, PollKind.SUBMIT_INFO, now)
     if seen.instances is None and (unclear or termination.state is State.SENDING):
         return to_be_counted(termination, updated, seen, now, policy)

@@ -59,7 +59,8 @@ async def create(
     """Store operations; raises IdempotencyKeyReused if a key belongs to another request.
 
     Live terminations are locked, and new ones stored, in the order of the job ids. Of two replicas
-    with the same jobs, one then waits for the other, and they never deadlock.
+    with the same jobs, one then waits for the other. Requests of a group that share jobs may
+    deadlock with those of another replica; one group is then stored again.
     """
     results: list[SubmissionResult] = []
     for independent in _independent(requested):
@@ -189,7 +190,8 @@ async def _find_by_key(
     keys = [key for _, key in with_key if key is not None]
     earlier: dict[str, str] = {}
     expired: list[str] = []
-    found = await transaction.execute(_BY_KEY, {"keys": keys}) if keys else ()
+    callers = sorted({caller for caller, _ in with_key})
+    found = await transaction.execute(_BY_KEY, {"callers": callers, "keys": keys}) if keys else ()
     for row in found:
         new = with_key.get((row.requested_by, row.idempotency_key))
         if new is None:
@@ -216,7 +218,10 @@ _BY_KEY: Final = select(
     operations.c.idempotency_key,
     operations.c.request_hash,
     operations.c.created_at,
-).where(operations.c.idempotency_key.in_(bindparam("keys", expanding=True)))
+).where(
+    operations.c.requested_by.in_(bindparam("callers", expanding=True)),
+    operations.c.idempotency_key.in_(bindparam("keys", expanding=True)),
+)
 _LIVE: Final = (
     select(*turns.COLUMNS_FOR_JOIN)
     .where(

@@ -104,6 +104,14 @@ def test_a_job_that_had_finished_before_a_call_is_compared_with_its_submission(
     assert whole.event is Event.SEEN_STOPPED
 
 
+def test_a_job_with_live_instances_is_not_compared_with_its_submission() -> None:
+    """It is terminated, also while DescribeJobSubmitInfo does not answer."""
+    before = termination(State.SENDING, outcome_unknown=True, first_sent_at=NOW)
+    live = decide(before, read(SUCCEED, LIVE), NOW, POLICY)
+    assert live.event is Event.CALL_NOT_EXECUTED
+    assert live.after.schedule.terminate_after is not None
+
+
 def test_where_the_submission_may_not_be_read_the_counters_are_taken_alone() -> None:
     """One answer is not enough for that."""
     known, at_s = (
