@@ -1,9 +1,9 @@
 """Inspection: operations and terminations with their quota, explanation and forecast.
 
 The jobs of an operation are counted from their rows, which takes longer the more they are. So an
-operation that many clients read, or one client reads often, is not counted for each request. A
-count is used again for 0.1 ms a job, at most for REUSED_MAX_S. One from before the end of the
-operation is not used after it.
+operation that is read often is not counted for each request. A count is used again for 0.1 ms a
+job, at most for REUSED_MAX_S. One from before the end of the operation is not used after it.
+Requests that arrive while the jobs are being counted count them as well.
 """
 
 from __future__ import annotations
